@@ -1,0 +1,3 @@
+module github.com/cohortbridge/cohortbridge/cmd/cohortbridge
+
+go 1.26.0

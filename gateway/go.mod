@@ -1,0 +1,3 @@
+module github.com/cohortbridge/cohortbridge/gateway
+
+go 1.26.0

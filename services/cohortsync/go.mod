@@ -1,0 +1,3 @@
+module github.com/cohortbridge/cohortbridge/services/cohortsync
+
+go 1.26.0
