@@ -1,0 +1,124 @@
+package auth
+
+import typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
+
+// Access is what an RPC asks of its caller.
+type Access struct {
+	kind kind
+	role typev1.Role
+}
+
+type kind int
+
+const (
+	denied kind = iota
+	public
+	authenticated
+	project
+	operator
+	internal
+)
+
+// The kinds of access. Project needs at least a role in the project the request names.
+var (
+	// Public needs no credential in the RPC itself.
+	Public = Access{kind: public}
+	// Authenticated needs any valid credential.
+	Authenticated = Access{kind: authenticated}
+	// Operator needs the operator key.
+	Operator = Access{kind: operator}
+	// Internal needs the key our services share.
+	Internal = Access{kind: internal}
+	// Consumer reads and defines cohorts.
+	Consumer = Access{kind: project, role: typev1.Role_ROLE_CONSUMER}
+	// Analyst exports.
+	Analyst = Access{kind: project, role: typev1.Role_ROLE_ANALYST}
+	// Admin manages connectors and accounts.
+	Admin = Access{kind: project, role: typev1.Role_ROLE_ADMIN}
+	// Owner changes the project.
+	Owner = Access{kind: project, role: typev1.Role_ROLE_OWNER}
+)
+
+// LeastRole is the least role in the request's project, when it is roles that decide.
+func (a Access) LeastRole() (typev1.Role, bool) { return a.role, a.kind == project }
+
+const (
+	registry   = "/cohortbridge.registry.v1."
+	cohortsync = "/cohortbridge.cohortsync.v1."
+	ingestion  = "/cohortbridge.ingestion.v1."
+)
+
+// Policy maps every RPC to what it needs. Roles follow Mixpanel's: connectors
+// ADMIN and up, exporting ANALYST and up, reading and defining cohorts everyone
+// (https://docs.mixpanel.com/docs/cohort-sync). A method that is missing is refused.
+var Policy = map[string]Access{
+	registry + "ProjectService/CreateProject":        Operator,
+	registry + "ProjectService/GetProject":           Consumer,
+	registry + "ProjectService/ListProjects":         Authenticated,
+	registry + "ProjectService/UpdateProject":        Owner,
+	registry + "ProjectService/CreateServiceAccount": Admin,
+	registry + "ProjectService/ListServiceAccounts":  Admin,
+	registry + "ProjectService/DeleteServiceAccount": Admin,
+
+	registry + "ConnectorService/CreateConnector": Admin,
+	registry + "ConnectorService/GetConnector":    Consumer,
+	registry + "ConnectorService/ListConnectors":  Consumer,
+	registry + "ConnectorService/UpdateConnector": Admin,
+	registry + "ConnectorService/DeleteConnector": Admin,
+	registry + "ConnectorService/VerifyConnector": Admin,
+
+	registry + "CredentialService/Authenticate":         Internal,
+	registry + "CredentialService/AuthenticateIngest":   Internal,
+	registry + "CredentialService/ResolveProject":       Internal,
+	registry + "CredentialService/ResolveConnector":     Internal,
+	registry + "CredentialService/ReportConnectorState": Internal,
+
+	cohortsync + "CohortService/CreateCohort":  Consumer,
+	cohortsync + "CohortService/GetCohort":     Consumer,
+	cohortsync + "CohortService/ListCohorts":   Consumer,
+	cohortsync + "CohortService/UpdateCohort":  Consumer,
+	cohortsync + "CohortService/DeleteCohort":  Consumer,
+	cohortsync + "CohortService/PreviewCohort": Consumer,
+	cohortsync + "CohortService/ListMembers":   Consumer,
+
+	cohortsync + "SyncService/CreateSync": Analyst,
+	cohortsync + "SyncService/GetSync":    Consumer,
+	cohortsync + "SyncService/ListSyncs":  Consumer,
+	cohortsync + "SyncService/DeleteSync": Analyst,
+	cohortsync + "SyncService/PauseSync":  Analyst,
+	cohortsync + "SyncService/ResumeSync": Analyst,
+	cohortsync + "SyncService/RunSync":    Analyst,
+
+	cohortsync + "RunService/GetRun":       Consumer,
+	cohortsync + "RunService/ListRuns":     Consumer,
+	cohortsync + "RunService/WatchRun":     Consumer,
+	cohortsync + "RunService/CancelRun":    Analyst,
+	cohortsync + "RunService/ApproveRun":   Analyst,
+	cohortsync + "RunService/ListRunUsers": Consumer,
+
+	// The sender's credential is inside the request; ingestion checks it.
+	ingestion + "IngestionService/IngestRaw":      Public,
+	ingestion + "IngestionService/ImportEvents":   Admin,
+	ingestion + "IngestionService/UpdateProfiles": Admin,
+
+	ingestion + "DataService/ExportEvents":      Consumer,
+	ingestion + "DataService/GetProfile":        Consumer,
+	ingestion + "DataService/ListProfiles":      Consumer,
+	ingestion + "DataService/LookupIdentity":    Consumer,
+	ingestion + "DataService/ListWarnings":      Consumer,
+	ingestion + "DataService/GetDataStatistics": Consumer,
+	ingestion + "DataService/RebuildProjection": Owner,
+
+	ingestion + "UsageService/GetUsage":     Consumer,
+	ingestion + "UsageService/ListMtuRules": Authenticated,
+
+	ingestion + "EvaluationService/EvaluateLeaves":   Internal,
+	ingestion + "EvaluationService/ListChangedUsers": Internal,
+	ingestion + "EvaluationService/ResolveMembers":   Internal,
+
+	"/grpc.health.v1.Health/Check":                                    Public,
+	"/grpc.health.v1.Health/Watch":                                    Public,
+	"/grpc.health.v1.Health/List":                                     Public,
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":       Public,
+	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Public,
+}
