@@ -39,7 +39,7 @@ type Project struct {
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// Public identifier that senders put into events; 32 hex characters. Not a credential.
 	Token string `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
-	// How ids become users; default SIMPLIFIED; can't change once data exists.
+	// How ids become users; default SIMPLIFIED; fixed when the project is created.
 	IdentitySystem v1.IdentitySystem `protobuf:"varint,4,opt,name=identity_system,json=identitySystem,proto3,enum=cohortbridge.type.v1.IdentitySystem" json:"identity_system,omitempty"`
 	// MTU settings.
 	Mtu *MtuSettings `protobuf:"bytes,5,opt,name=mtu,proto3" json:"mtu,omitempty"`
@@ -514,7 +514,7 @@ type UpdateProjectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The project with its name and the new values.
 	Project *Project `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
-	// Which of display_name, identity_system, mtu to change; empty means those that are set.
+	// Which of display_name, mtu to change; empty means those that are set.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

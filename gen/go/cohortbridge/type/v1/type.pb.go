@@ -85,8 +85,8 @@ func (Role) EnumDescriptor() ([]byte, []int) {
 	return file_cohortbridge_type_v1_type_proto_rawDescGZIP(), []int{0}
 }
 
-// IdentitySystem says how ids become one user. It can't change once the project
-// has data. The three systems are Mixpanel's
+// IdentitySystem says how ids become one user. It is fixed when the project
+// is created. The three systems are Mixpanel's
 // (https://docs.mixpanel.com/docs/tracking-methods/id-management).
 type IdentitySystem int32
 
