@@ -93,6 +93,12 @@ func UnmarshalSet(b []byte) (*roaring64.Bitmap, error) {
 	return s, nil
 }
 
+// MarshalEntries writes entries, in ascending order of user, compressed.
+func MarshalEntries(entries []Entry) []byte { return encodeDetails(entries) }
+
+// UnmarshalEntries undoes MarshalEntries.
+func UnmarshalEntries(b []byte) ([]Entry, error) { return decodeDetails(b) }
+
 // encodeDetails writes entries, which are in ascending order of user, column
 // by column: that compresses better than entry by entry.
 func encodeDetails(entries []Entry) []byte {
