@@ -1,0 +1,213 @@
+package identity
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/go-json-experiment/json"
+
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/profile"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
+)
+
+type inputs struct {
+	Identified string   `json:"$identified_id"`
+	Anon       string   `json:"$anon_id"`
+	AnonSDK    string   `json:"$anon_distinct_id"`
+	Alias      string   `json:"alias"`
+	Distinct   []string `json:"$distinct_ids"`
+}
+
+// call applies an $identify, $create_alias or $merge event (ORIGINAL; LEGACY
+// knows $create_alias only) and returns why it was refused, or "".
+func (s *Session) call(ev *event.Event) (refused string, err error) {
+	var in inputs
+	if json.Unmarshal(ev.Props, &in) != nil {
+		return s.refuse("unreadable_ids")
+	}
+	switch ev.Name {
+	case "$identify":
+		if s.system != project.Original {
+			return "", nil
+		}
+		known, anon := in.Identified, in.Anon
+		if known == "" {
+			known = string(ev.Arrival)
+		}
+		if anon == "" {
+			anon = in.AnonSDK
+		}
+		anon = strings.TrimPrefix(anon, event.DevicePrefix)
+		if len(ev.Arrival) == 0 {
+			ev.Arrival = []byte(known) // inferred, as Mixpanel does
+		}
+		if known == "" || anon == "" || known == anon {
+			return s.refuse("missing_ids")
+		}
+		if !isUUID4(anon) {
+			return s.refuse("anon_id_is_not_uuid_v4")
+		}
+		return s.join(known, anon, ledger.Identify)
+	case "$create_alias":
+		if len(ev.Arrival) == 0 || in.Alias == "" {
+			return s.refuse("missing_ids")
+		}
+		if in.Alias == string(ev.Arrival) {
+			return "", nil
+		}
+		if s.system == project.Legacy {
+			return s.legacyAlias(string(ev.Arrival), in.Alias)
+		}
+		return s.join(string(ev.Arrival), in.Alias, ledger.Alias)
+	default: // $merge
+		if s.system != project.Original {
+			return "", nil
+		}
+		if len(in.Distinct) != 2 || in.Distinct[0] == "" || in.Distinct[1] == "" {
+			return s.refuse("distinct_ids_must_be_two")
+		}
+		if len(ev.Arrival) == 0 {
+			ev.Arrival = []byte(in.Distinct[0])
+		}
+		return s.join(in.Distinct[0], in.Distinct[1], ledger.MergeCall)
+	}
+}
+
+func (s *Session) refuse(why string) (string, error) { return why, s.tx.Warn(WarnMerge, s.now) }
+
+// join makes id other one of the user of id known.
+func (s *Session) join(known, other string, r ledger.Reason) (refused string, err error) {
+	if len(known) > event.MaxText || len(other) > event.MaxText || event.Banned([]byte(known)) || event.Banned([]byte(other)) {
+		return s.refuse("invalid_id")
+	}
+	user, err := s.ensure(known)
+	if err != nil {
+		return "", err
+	}
+	row, err := s.Get(other)
+	if err != nil {
+		return "", err
+	}
+	if row != nil && row.Canonical == user.Canonical {
+		return "", nil
+	}
+	// An anonymous id or alias maps to one user only; $merge may join two clusters.
+	if row != nil && r != ledger.MergeCall && (row.Canonical != row.UserNo || row.Reason != ledger.FirstSeen) {
+		return s.refuse("already_linked_to_another_user")
+	}
+	nos := []uint64{user.Canonical}
+	if row != nil {
+		nos = append(nos, row.Canonical)
+	}
+	users, err := s.tx.Users(nos)
+	if err != nil {
+		return "", err
+	}
+	size := users[user.Canonical].IDs + 1
+	if row != nil {
+		size = users[user.Canonical].IDs + users[row.Canonical].IDs
+	}
+	if size > MaxCluster {
+		return s.refuse("too_many_ids")
+	}
+	if row == nil {
+		return "", s.alias(other, user.Canonical, r)
+	}
+	if err := s.carryProfile(row.Canonical, user.Canonical); err != nil {
+		return "", err
+	}
+	return "", s.merge(row.Canonical, user.Canonical, r)
+}
+
+// carryProfile fills the properties that user into lacks from user from, before
+// from is merged away.
+func (s *Session) carryProfile(from, into uint64) error {
+	rows, err := s.tx.Profiles([]uint64{from, into})
+	if err != nil {
+		return err
+	}
+	src, ok := rows[from]
+	if !ok {
+		return nil
+	}
+	props, err := profile.Parse(src.Props)
+	if err != nil {
+		return err
+	}
+	dst, err := profile.Parse(rows[into].Props)
+	if err != nil {
+		return err
+	}
+	for k, v := range dst {
+		props[k] = v
+	}
+	out := props.JSON()
+	if bytes.Equal(out, rows[into].Props) {
+		return nil
+	}
+	return s.tx.PutProfiles([]ledger.Profile{{UserNo: into, Props: out, Updated: s.now}})
+}
+
+// legacyAlias makes alias an id of the user of id from now on; what alias did
+// before stays where it was.
+func (s *Session) legacyAlias(id, alias string) (refused string, err error) {
+	user, err := s.ensure(id)
+	if err != nil {
+		return "", err
+	}
+	row, err := s.Get(alias)
+	switch {
+	case err != nil:
+		return "", err
+	case row == nil:
+		return "", s.alias(alias, user.Canonical, ledger.Alias)
+	case row.Canonical == user.Canonical:
+		return "", nil
+	case row.Reason != ledger.FirstSeen:
+		return s.refuse("already_linked_to_another_user")
+	}
+	row.UserNo, row.Canonical, row.Reason = user.Canonical, user.Canonical, ledger.Alias
+	return "", s.tx.Repoint(alias, user.Canonical, ledger.Alias, s.now)
+}
+
+// Partner makes value, written into a partner property of canonical user no, an
+// alias of that user. hasProfile tells whether a user has a profile, as the
+// caller's transaction sees it. It returns false, and counts a warning, when the
+// value is somebody else's.
+func (s *Session) Partner(value string, no uint64, hasProfile func(uint64) (bool, error)) (bool, error) {
+	if len(value) > event.MaxText || event.Banned([]byte(value)) {
+		return false, s.tx.Warn(WarnPartnerAlias, s.now)
+	}
+	row, err := s.Get(value)
+	switch {
+	case err != nil:
+		return false, err
+	case row == nil:
+		return true, s.alias(value, no, ledger.PartnerAlias)
+	case row.Canonical == no:
+		return true, nil
+	}
+	// Known already. A bare id (events, but no profile and no other id) is the
+	// partner's own traffic that came before: it becomes the user's.
+	if row.Reason == ledger.FirstSeen && row.Canonical == row.UserNo {
+		users, err := s.tx.Users([]uint64{row.Canonical})
+		if err != nil {
+			return false, err
+		}
+		has, err := hasProfile(row.Canonical)
+		if err != nil {
+			return false, err
+		}
+		if users[row.Canonical].IDs == 1 && !has && (s.system != project.Original || s.room(no)) {
+			return true, s.merge(row.Canonical, no, ledger.PartnerAlias)
+		}
+	}
+	return false, s.tx.Warn(WarnPartnerAlias, s.now)
+}
+
+func (s *Session) room(no uint64) bool {
+	users, err := s.tx.Users([]uint64{no})
+	return err == nil && users[no].IDs < MaxCluster
+}

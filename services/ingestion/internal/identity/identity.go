@@ -1,0 +1,342 @@
+// Package identity decides which user an event or profile update belongs to, by
+// the rules of the project's identity system, and records links between ids.
+package identity
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
+)
+
+// MaxCluster is the number of ids a user may have in ORIGINAL projects.
+const MaxCluster = 500
+
+// Kinds of warnings.
+const (
+	// WarnPartnerAlias: a partner id property names an id that is another user's.
+	WarnPartnerAlias = "PARTNER_ALIAS_CONFLICT"
+	// WarnDeviceLink: a device that belongs to one user was sent with another.
+	WarnDeviceLink = "DEVICE_LINK_REFUSED"
+	// WarnMerge: an $identify, $create_alias or $merge was refused.
+	WarnMerge = "IDENTITY_MERGE_REFUSED"
+)
+
+// WarningText says what a kind of warning means and what to do about it.
+func WarningText(kind string) string {
+	switch kind {
+	case WarnPartnerAlias:
+		return "A partner id property was set to a value that already belongs to another user. These users are not exported to the partner: give each user their own partner id."
+	case WarnDeviceLink:
+		return "Events carried a $device_id that is already linked to another $user_id. The first link is kept: reset the device id when a user logs out."
+	case WarnMerge:
+		return "An $identify, $create_alias or $merge event asked for a link that the project's identity system does not allow. The events are stored; the ids stay apart."
+	default:
+		return kind
+	}
+}
+
+// PartnerProperties are the profile properties whose value becomes an alias.
+var PartnerProperties = []string{"$CleverTap_user_id", "$leanplum_user_id", "$moengage_user_id", "$onesignal_user_id", "$apptimize_user_id", "$vwo_user_id"}
+
+// Resolver gives events their user numbers.
+type Resolver struct {
+	ledger ledger.Ledger
+	cache  *Cache
+	now    project.Clock
+}
+
+// NewResolver makes a resolver over a ledger with a cache in front.
+func NewResolver(l ledger.Ledger, c *Cache, now project.Clock) *Resolver {
+	return &Resolver{ledger: l, cache: c, now: now}
+}
+
+// System is the identity system in force for a project: the one asked for when
+// its first data came.
+func (r *Resolver) System(ctx context.Context, p *project.Project) (project.IdentitySystem, error) {
+	return r.ledger.Freeze(ctx, p.ID, p.Identity)
+}
+
+// Known fills in the user numbers the cache knows and returns the events that
+// need the ledger: unknown ids, links that are not settled, identity calls.
+func (r *Resolver) Known(events []*event.Event, system func(*project.Project) project.IdentitySystem) (rest []*event.Event) {
+	var promote []*event.Event
+	r.cache.mu.RLock()
+	for _, ev := range events {
+		if len(ev.Arrival) == 0 {
+			if ev.IsIdentity() && system(ev.Project) != project.Simplified {
+				rest = append(rest, ev)
+			}
+			continue
+		}
+		e, ok, old := r.cache.get(ev.Project.ID, ev.Arrival)
+		if !ok {
+			rest = append(rest, ev)
+			continue
+		}
+		ev.UserNo = e.no
+		if old {
+			promote = append(promote, ev)
+		}
+		if ev.Link != nil {
+			if l, ok, _ := r.cache.get(ev.Project.ID, ev.Link); !ok || l.canonical != e.canonical {
+				rest = append(rest, ev)
+			}
+		} else if ev.IsIdentity() && system(ev.Project) != project.Simplified {
+			rest = append(rest, ev)
+		}
+	}
+	r.cache.mu.RUnlock()
+	if len(promote) > 0 {
+		r.cache.mu.Lock()
+		for _, ev := range promote {
+			if e, ok, old := r.cache.get(ev.Project.ID, ev.Arrival); ok && old {
+				r.cache.put(ev.Project.ID, string(ev.Arrival), e)
+			}
+		}
+		r.cache.mu.Unlock()
+	}
+	return rest
+}
+
+// Resolve gives the rest their numbers in one ledger transaction per project.
+// New users and links are durable when it returns nil.
+func (r *Resolver) Resolve(ctx context.Context, events []*event.Event) error {
+	byProject := map[*project.Project][]*event.Event{}
+	for _, ev := range events {
+		byProject[ev.Project] = append(byProject[ev.Project], ev)
+	}
+	for p, list := range byProject {
+		system, err := r.System(ctx, p)
+		if err != nil {
+			return err
+		}
+		var s *Session
+		var undo []func()
+		err = r.ledger.Update(ctx, p.ID, func(tx ledger.Tx) error {
+			s = NewSession(tx, system, r.now())
+			undo, err = s.events(list)
+			return err
+		})
+		if err != nil {
+			for _, f := range undo {
+				f()
+			}
+			return err
+		}
+		r.Remember(p.ID, s)
+	}
+	return nil
+}
+
+// Remember puts what a committed session learned into the cache.
+func (r *Resolver) Remember(projectID int64, s *Session) {
+	r.cache.mu.Lock()
+	defer r.cache.mu.Unlock()
+	for id, row := range s.ids {
+		if row != nil {
+			r.cache.put(projectID, id, entry{row.UserNo, row.Canonical})
+		}
+	}
+}
+
+// Session applies identity rules inside one transaction. It keeps what it has
+// read and written, so that a batch costs few queries.
+type Session struct {
+	tx     ledger.Tx
+	system project.IdentitySystem
+	now    time.Time
+	ids    map[string]*ledger.ID // nil: known to be unknown
+}
+
+// NewSession starts a session in a transaction.
+func NewSession(tx ledger.Tx, system project.IdentitySystem, now time.Time) *Session {
+	return &Session{tx: tx, system: system, now: now, ids: map[string]*ledger.ID{}}
+}
+
+// Load reads ids that will be needed, in one go.
+func (s *Session) Load(ids []string) error {
+	var miss []string
+	for _, id := range ids {
+		if _, ok := s.ids[id]; !ok {
+			s.ids[id] = nil
+			miss = append(miss, id)
+		}
+	}
+	found, err := s.tx.IDs(miss)
+	if err != nil {
+		return err
+	}
+	for id, row := range found {
+		s.ids[id] = &row
+	}
+	return nil
+}
+
+// Get returns an id's row, nil when it is unknown.
+func (s *Session) Get(id string) (*ledger.ID, error) {
+	if _, ok := s.ids[id]; !ok {
+		if err := s.Load([]string{id}); err != nil {
+			return nil, err
+		}
+	}
+	return s.ids[id], nil
+}
+
+// Create makes users for those of the ids that are unknown.
+func (s *Session) Create(ids []string) error {
+	if err := s.Load(ids); err != nil {
+		return err
+	}
+	var unknown []string
+	seen := map[string]bool{}
+	for _, id := range ids {
+		if s.ids[id] == nil && !seen[id] {
+			seen[id] = true
+			unknown = append(unknown, id)
+		}
+	}
+	if len(unknown) == 0 {
+		return nil
+	}
+	rows, err := s.tx.NewUsers(unknown, s.now)
+	for i := range rows {
+		s.ids[rows[i].DistinctID] = &rows[i]
+	}
+	return err
+}
+
+func (s *Session) ensure(id string) (*ledger.ID, error) {
+	if err := s.Create([]string{id}); err != nil {
+		return nil, err
+	}
+	return s.ids[id], nil
+}
+
+// events resolves a project's events in order. undo takes back what was written
+// onto the events, for when the transaction fails after all.
+func (s *Session) events(list []*event.Event) (undo []func(), err error) {
+	// New users first, in the order they came, all in one statement.
+	need := make([]string, 0, len(list))
+	var linked []string
+	for _, ev := range list {
+		if len(ev.Arrival) > 0 {
+			need = append(need, string(ev.Arrival))
+		}
+		if ev.Link != nil {
+			linked = append(linked, string(ev.Link))
+		}
+	}
+	if err := s.Load(append(linked, need...)); err != nil {
+		return nil, err
+	}
+	if s.system != project.Legacy {
+		if err := s.Create(need); err != nil {
+			return nil, err
+		}
+	}
+	for _, ev := range list {
+		var why string
+		switch {
+		case ev.Link != nil:
+			why, err = s.device(ev)
+		case ev.IsIdentity() && s.system != project.Simplified:
+			why, err = s.call(ev)
+		}
+		if err != nil {
+			return undo, err
+		}
+		if why != "" {
+			undo = append(undo, note(ev, s.system, why))
+		}
+		if len(ev.Arrival) > 0 {
+			row, err := s.ensure(string(ev.Arrival))
+			if err != nil {
+				return undo, err
+			}
+			ev.UserNo = row.UserNo
+		}
+	}
+	return undo, nil
+}
+
+// note writes onto the event why its link was refused.
+func note(ev *event.Event, system project.IdentitySystem, why string) (undo func()) {
+	before := ev.Props
+	key := "$failure_reason"
+	if system == project.Simplified {
+		key = "$identity_failure_reason"
+	}
+	b := make([]byte, 0, len(before)+len(key)+len(why)+8)
+	b = append(b, before[:len(before)-1]...)
+	if len(before) > 2 {
+		b = append(b, ',')
+	}
+	b = append(b, `"`+key+`":"`+why+`"}`...)
+	ev.Props = b
+	return func() { ev.Props = before }
+}
+
+// device links the event's device to its user (SIMPLIFIED). The first link stays.
+func (s *Session) device(ev *event.Event) (refused string, err error) {
+	user, err := s.ensure(string(ev.Arrival))
+	if err != nil {
+		return "", err
+	}
+	device, err := s.Get(string(ev.Link))
+	switch {
+	case err != nil:
+		return "", err
+	case device == nil:
+		return "", s.alias(string(ev.Link), user.Canonical, ledger.DeviceLink)
+	case device.Canonical == user.Canonical:
+		return "", nil
+	case device.Canonical == device.UserNo && device.Reason == ledger.FirstSeen:
+		return "", s.merge(device.Canonical, user.Canonical, ledger.DeviceLink)
+	}
+	return "device_linked_to_another_user", s.tx.Warn(WarnDeviceLink, s.now)
+}
+
+func (s *Session) alias(id string, canonical uint64, r ledger.Reason) error {
+	row, err := s.tx.AddAlias(id, canonical, r, s.now)
+	s.ids[id] = &row
+	return err
+}
+
+// merge makes user from part of user into, and corrects what the session knows.
+func (s *Session) merge(from, into uint64, r ledger.Reason) error {
+	if err := s.tx.Merge(from, into, r, s.now); err != nil {
+		return err
+	}
+	for _, row := range s.ids {
+		if row != nil && row.Canonical == from {
+			row.Canonical = into
+			if row.UserNo == from && row.Reason == ledger.FirstSeen {
+				row.Reason = r
+			}
+		}
+	}
+	return nil
+}
+
+// isUUID4 reports whether id is a version 4 UUID, as $identify requires of
+// anonymous ids.
+func isUUID4(id string) bool {
+	if len(id) != 36 || id[14] != '4' || !strings.ContainsRune("89abAB", rune(id[19])) {
+		return false
+	}
+	for i := range len(id) {
+		c := id[i]
+		if i == 8 || i == 13 || i == 18 || i == 23 {
+			if c != '-' {
+				return false
+			}
+		} else if (c < '0' || c > '9') && (c < 'a' || c > 'f') && (c < 'A' || c > 'F') {
+			return false
+		}
+	}
+	return true
+}

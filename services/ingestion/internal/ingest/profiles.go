@@ -1,0 +1,242 @@
+package ingest
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/identity"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/profile"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
+)
+
+// Update applies profile updates of one project in order, in one ledger
+// transaction. applied counts updates that took effect at least in part; the
+// failures name updates or properties that did not.
+func (in *Ingester) Update(ctx context.Context, p *project.Project, updates []*profile.Update) (applied int, failures []*event.Failure, err error) {
+	ctx, span := tracer.Start(ctx, "ingestion.update_profiles", trace.WithAttributes(attribute.Int("cohortbridge.updates", len(updates))))
+	defer span.End()
+	system, err := in.systems.Freeze(ctx, p)
+	if err != nil {
+		return 0, nil, err
+	}
+	var s *identity.Session
+	err = in.ledger.Update(ctx, p.ID, func(tx ledger.Tx) error {
+		s = identity.NewSession(tx, system, in.now())
+		b := &profileBatch{tx: tx, ids: s, now: in.now(), rows: map[uint64]*profileRow{}}
+		if err := b.load(updates); err != nil {
+			return err
+		}
+		for _, u := range updates {
+			ok, f, err := b.apply(u)
+			if err != nil {
+				return err
+			}
+			if ok {
+				applied++
+			}
+			failures = append(failures, f...)
+		}
+		return b.store()
+	})
+	if err != nil {
+		return 0, nil, err
+	}
+	in.resolver.Remember(p.ID, s)
+	span.SetAttributes(attribute.Int("cohortbridge.updates.applied", applied))
+	return applied, failures, nil
+}
+
+// profileBatch holds the profiles a batch works on.
+type profileBatch struct {
+	tx   ledger.Tx
+	ids  *identity.Session
+	now  time.Time
+	rows map[uint64]*profileRow // by canonical user
+}
+
+type profileRow struct {
+	props   profile.Properties
+	exists  bool // has a profile now
+	stored  bool // had one when read
+	changed bool
+}
+
+// load reads the ids and profiles the batch will need, in few queries.
+func (b *profileBatch) load(updates []*profile.Update) error {
+	var ids, create []string
+	for _, u := range updates {
+		if u.GroupKey != "" {
+			continue
+		}
+		ids = append(ids, u.DistinctID)
+		if u.Creates() {
+			create = append(create, u.DistinctID)
+		}
+		for _, list := range [][]profile.Property{u.Set, u.SetOnce} {
+			for _, a := range list {
+				if slices.Contains(identity.PartnerProperties, a.Name) {
+					if v, ok := (profile.Properties{a.Name: a.Value}).Text(a.Name); ok {
+						ids = append(ids, v)
+					}
+				}
+			}
+		}
+	}
+	if err := b.ids.Load(ids); err != nil {
+		return err
+	}
+	if err := b.ids.Create(create); err != nil {
+		return err
+	}
+	var nos []uint64
+	for _, id := range ids {
+		row, err := b.ids.Get(id)
+		if err != nil {
+			return err
+		}
+		if row != nil && b.rows[row.Canonical] == nil {
+			b.rows[row.Canonical] = &profileRow{props: profile.Properties{}}
+			nos = append(nos, row.Canonical)
+		}
+	}
+	found, err := b.tx.Profiles(nos)
+	if err != nil {
+		return err
+	}
+	for no, p := range found {
+		row := b.rows[no]
+		row.exists, row.stored = true, true
+		if row.props, err = profile.Parse(p.Props); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *profileBatch) row(no uint64) (*profileRow, error) {
+	if r := b.rows[no]; r != nil {
+		return r, nil
+	}
+	found, err := b.tx.Profiles([]uint64{no})
+	if err != nil {
+		return nil, err
+	}
+	r := &profileRow{props: profile.Properties{}}
+	if p, ok := found[no]; ok {
+		r.exists, r.stored = true, true
+		if r.props, err = profile.Parse(p.Props); err != nil {
+			return nil, err
+		}
+	}
+	b.rows[no] = r
+	return r, nil
+}
+
+func (b *profileBatch) apply(u *profile.Update) (applied bool, failures []*event.Failure, err error) {
+	if u.GroupKey != "" {
+		return b.group(u)
+	}
+	id, err := b.ids.Get(u.DistinctID)
+	if err != nil || id == nil {
+		return true, nil, err // nothing to remove from: accepted, no effect
+	}
+	if u.IgnoreAlias && id.Reason != ledger.FirstSeen && u.Delete {
+		return true, nil, nil // the alias itself has no profile
+	}
+	row, err := b.row(id.Canonical)
+	if err != nil {
+		return false, nil, err
+	}
+	if u.Delete {
+		if row.exists {
+			row.props, row.exists, row.changed = profile.Properties{}, false, true
+		}
+		return true, nil, nil
+	}
+	if !row.exists && !u.Creates() {
+		return true, nil, nil
+	}
+	before := map[string]string{}
+	for _, name := range identity.PartnerProperties {
+		if v, ok := row.props.Text(name); ok {
+			before[name] = v
+		}
+	}
+	changed, failures := u.Apply(row.props, b.now)
+	if changed {
+		row.exists, row.changed = len(row.props) > 0, true
+	}
+	for _, name := range identity.PartnerProperties {
+		v, ok := row.props.Text(name)
+		if v == before[name] {
+			continue
+		}
+		own := true
+		if ok {
+			if own, err = b.ids.Partner(v, id.Canonical, b.hasProfile); err != nil {
+				return false, nil, err
+			}
+		}
+		if err := b.tx.SetConflict(id.Canonical, name, !own); err != nil {
+			return false, nil, err
+		}
+	}
+	return changed || len(failures) == 0, failures, nil
+}
+
+func (b *profileBatch) hasProfile(no uint64) (bool, error) {
+	r, err := b.row(no)
+	if err != nil {
+		return false, err
+	}
+	return r.exists, nil
+}
+
+func (b *profileBatch) store() error {
+	var put []ledger.Profile
+	var gone []uint64
+	for no, r := range b.rows {
+		switch {
+		case !r.changed:
+		case r.exists:
+			put = append(put, ledger.Profile{UserNo: no, Props: r.props.JSON(), Updated: b.now})
+		case r.stored:
+			gone = append(gone, no)
+		}
+	}
+	slices.SortFunc(put, func(x, y ledger.Profile) int { return int(int64(x.UserNo) - int64(y.UserNo)) }) //nolint:gosec // below 2^63
+	slices.Sort(gone)
+	if err := b.tx.PutProfiles(put); err != nil {
+		return err
+	}
+	return b.tx.DeleteProfiles(gone)
+}
+
+// group applies an update to a group profile, which no identity rules concern.
+func (b *profileBatch) group(u *profile.Update) (applied bool, failures []*event.Failure, err error) {
+	if u.Delete {
+		return true, nil, b.tx.PutGroup(u.GroupKey, u.GroupID, nil, b.now)
+	}
+	old, err := b.tx.Group(u.GroupKey, u.GroupID)
+	if err != nil {
+		return false, nil, err
+	}
+	if old == nil && !u.Creates() {
+		return true, nil, nil
+	}
+	props, err := profile.Parse(old)
+	if err != nil {
+		return false, nil, err
+	}
+	changed, failures := u.Apply(props, b.now)
+	if changed {
+		err = b.tx.PutGroup(u.GroupKey, u.GroupID, props.JSON(), b.now)
+	}
+	return changed || len(failures) == 0, failures, err
+}

@@ -1,0 +1,159 @@
+package profile
+
+import (
+	"maps"
+	"slices"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
+)
+
+// Decode reads the next value of dec as an update in Mixpanel's /engage or
+// /groups form. The error is a syntax error, after which dec is of no use; the
+// failure is a fault of this one update.
+func Decode(dec *jsontext.Decoder, u *Update) (*event.Failure, error) {
+	if dec.PeekKind() != '{' {
+		if err := dec.SkipValue(); err != nil {
+			return nil, err
+		}
+		return u.fail("$", "each element must be an object"), nil
+	}
+	start := dec.InputOffset()
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, err
+	}
+	var fail *event.Failure
+	for dec.PeekKind() != '}' {
+		t, err := dec.ReadToken()
+		if err != nil {
+			return nil, err
+		}
+		name := t.String()
+		v, err := dec.ReadValue()
+		if err != nil {
+			return nil, err
+		}
+		if f := u.member(name, v); f != nil && fail == nil {
+			fail = f
+		}
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, err
+	}
+	switch {
+	case fail != nil:
+	case dec.InputOffset()-start > event.MaxBytes:
+		fail = u.fail("$", "an update must be at most 1 MB")
+	case u.Empty():
+		fail = u.fail("$", "no operation")
+	case u.GroupKey == "" && u.DistinctID == "":
+		fail = u.fail("$distinct_id", "missing")
+	}
+	return fail, nil
+}
+
+func (u *Update) member(name string, v jsontext.Value) *event.Failure {
+	switch name {
+	case "$token":
+		u.Token, _ = scalar(v)
+	case "$distinct_id":
+		return u.id(&u.DistinctID, name, v)
+	case "$group_key":
+		return u.id(&u.GroupKey, name, v)
+	case "$group_id":
+		return u.id(&u.GroupID, name, v)
+	case "$ignore_time":
+		u.IgnoreTime = truthy(v)
+	case "$ignore_alias":
+		u.IgnoreAlias = truthy(v)
+	case "$delete":
+		u.Delete = true
+	case "$set":
+		return u.operands(&u.Set, name, v)
+	case "$set_once":
+		return u.operands(&u.SetOnce, name, v)
+	case "$add":
+		return u.operands(&u.Add, name, v)
+	case "$append":
+		return u.operands(&u.Append, name, v)
+	case "$union":
+		return u.operands(&u.Union, name, v)
+	case "$remove":
+		return u.operands(&u.Remove, name, v)
+	case "$unset":
+		return u.names(v)
+	}
+	return nil // $ip, $time, $device_id … and what later versions may add
+}
+
+func (u *Update) id(dst *string, field string, v jsontext.Value) *event.Failure {
+	s, ok := scalar(v)
+	switch {
+	case !ok || s == "":
+		return u.fail(field, "must be a non-empty string")
+	case len(s) > event.MaxText:
+		return u.fail(field, "longer than 255 bytes")
+	case event.Banned([]byte(s)):
+		return u.fail(field, "a placeholder value")
+	}
+	*dst = s
+	return nil
+}
+
+func (u *Update) operands(dst *[]Property, op string, v jsontext.Value) *event.Failure {
+	if v.Kind() != '{' {
+		return u.fail(op, "must be an object")
+	}
+	if !utf8.Valid(v) {
+		return u.fail(op, "not valid UTF-8")
+	}
+	m, err := Parse(v)
+	if err != nil {
+		return u.fail(op, "must be an object")
+	}
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		c, why := clean(m[name])
+		if why != "" {
+			return u.fail(op+"."+string(event.Cut([]byte(name))), why)
+		}
+		*dst = append(*dst, Property{Name: string(event.Cut([]byte(name))), Value: c})
+	}
+	return nil
+}
+
+func (u *Update) names(v jsontext.Value) *event.Failure {
+	list, why := elements(v)
+	if why != "" {
+		return u.fail("$unset", "must be a list of property names")
+	}
+	for _, e := range list {
+		s, ok := scalar(e)
+		if !ok || e.Kind() != '"' {
+			return u.fail("$unset", "must be a list of property names")
+		}
+		u.Unset = append(u.Unset, string(event.Cut([]byte(s))))
+	}
+	return nil
+}
+
+// scalar reads a string, or a number or boolean by its JSON text.
+func scalar(v jsontext.Value) (string, bool) {
+	switch v.Kind() {
+	case '"':
+		if !utf8.Valid(v) {
+			return "", false
+		}
+		b, err := jsontext.AppendUnquote(nil, v)
+		return string(b), err == nil
+	case '0', 't', 'f':
+		return string(v), true
+	}
+	return "", false
+}
+
+// truthy reads a modifier: true, "true" and 1 count.
+func truthy(v jsontext.Value) bool {
+	return string(v) == "true" || string(v) == `"true"` || string(v) == "1"
+}

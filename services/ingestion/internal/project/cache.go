@@ -1,0 +1,78 @@
+package project
+
+import (
+	"context"
+	"crypto/sha256"
+	"sync"
+	"time"
+
+	"github.com/cohortbridge/cohortbridge/platform/fault"
+)
+
+// Cache keeps the registry's answers for a short time: good ones for TTL, "no
+// such project" for a tenth of it, failures of the registry not at all. It holds
+// at most Size entries of each kind and is safe for concurrent use.
+type Cache struct {
+	next     Registry
+	ttl      time.Duration
+	size     int
+	now      Clock
+	mu       sync.RWMutex
+	byToken  map[string]cached
+	byID     map[int64]cached
+	byBearer map[[32]byte]cached // by digest, so that no secret lies in memory longer than its request
+}
+
+type cached struct {
+	p     *Project
+	err   error
+	until time.Time
+}
+
+// NewCache puts a cache of size entries before next.
+func NewCache(next Registry, ttl time.Duration, size int, now Clock) *Cache {
+	return &Cache{next: next, ttl: ttl, size: size, now: now, byToken: map[string]cached{}, byID: map[int64]cached{}, byBearer: map[[32]byte]cached{}}
+}
+
+// ByToken implements Registry.
+func (c *Cache) ByToken(ctx context.Context, token string) (*Project, error) {
+	return lookup(c, c.byToken, token, func() (*Project, error) { return c.next.ByToken(ctx, token) })
+}
+
+// ByID implements Registry.
+func (c *Cache) ByID(ctx context.Context, id int64) (*Project, error) {
+	return lookup(c, c.byID, id, func() (*Project, error) { return c.next.ByID(ctx, id) })
+}
+
+// Authenticate implements Registry.
+func (c *Cache) Authenticate(ctx context.Context, cr Credential) (*Project, error) {
+	key := sha256.Sum256([]byte(cr.Username + "\x00" + cr.Secret + "\x00" + cr.ProjectID))
+	return lookup(c, c.byBearer, key, func() (*Project, error) { return c.next.Authenticate(ctx, cr) })
+}
+
+func lookup[K comparable](c *Cache, m map[K]cached, key K, fetch func() (*Project, error)) (*Project, error) {
+	now := c.now()
+	c.mu.RLock()
+	e, ok := m[key]
+	c.mu.RUnlock()
+	if ok && now.Before(e.until) {
+		return e.p, e.err
+	}
+	p, err := fetch()
+	e = cached{p: p, err: err, until: now.Add(c.ttl)}
+	if err != nil {
+		switch fault.CodeOf(err) {
+		case fault.NotFound, fault.Unauthenticated, fault.Denied:
+			e.until = now.Add(c.ttl / 10)
+		default:
+			return nil, err // the registry could not answer: ask again next time
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(m) >= c.size {
+		clear(m) // rare and cheap to refill; keeps the bound without bookkeeping on every hit
+	}
+	m[key] = e
+	return p, err
+}

@@ -1,0 +1,238 @@
+package duck
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/leaf"
+)
+
+// builder collects a query's arguments.
+type builder struct {
+	args []any
+	asOf time.Time
+}
+
+func (b *builder) arg(v any) string {
+	b.args = append(b.args, v)
+	return fmt.Sprintf("$%d", len(b.args))
+}
+
+// bitmap wraps a query of column u (user numbers) so that it answers 64 users a
+// row: numbers are dense, so a big set comes back in few rows.
+func bitmap(users string) string {
+	return `SELECT u >> 6, bit_or(1::UBIGINT << (u & 63)) FROM (` + users + `) GROUP BY 1`
+}
+
+// behavior compiles a behavior leaf to a query of words of users.
+func (b *builder) behavior(projectID int64, l *leaf.Behavior, linked bool) string {
+	p := b.arg(projectID)
+	user, join := "e.user_no", ""
+	if linked {
+		user, join = "coalesce(l.canonical, e.user_no)", " LEFT JOIN (SELECT user_no, canonical FROM links WHERE project_id="+p+") l ON l.user_no=e.user_no"
+	}
+	cols := user + " AS u"
+	switch l.Measure {
+	case leaf.Sum, leaf.Average, leaf.Min, leaf.Max:
+		cols += ", " + number(b.property("e.props", l.Property)) + " AS x"
+	case leaf.Distinct:
+		// The JSON text tells "1" from 1, and null is no value.
+		cols += ", CASE WHEN json_type(" + b.property("e.props", l.Property) + ") <> 'NULL' THEN " + b.property("e.props", l.Property) + "::VARCHAR END AS x"
+	case leaf.DistinctDays:
+		cols += fmt.Sprintf(", e.time_ms // %d AS x", 86_400_000)
+	}
+	names := make([]string, len(l.Events))
+	for i, n := range l.Events {
+		names[i] = b.arg(n)
+	}
+	where := []string{
+		"e.project_id=" + p, "e.user_no<>0",
+		"e.name IN (" + strings.Join(names, ",") + ")",
+		"e.time_ms>=" + b.arg(l.Span.From), "e.time_ms<" + b.arg(l.Span.To),
+	}
+	for i := range l.Filters {
+		where = append(where, b.eventFilter(&l.Filters[i]))
+	}
+	from := "SELECT " + cols + " FROM events e" + join + " WHERE " + strings.Join(where, " AND ")
+	if l.Measure == leaf.Count && (l.Comparator == leaf.GreaterOrEqual && l.Threshold <= 1 || l.Comparator == leaf.Greater && l.Threshold < 1) {
+		return bitmap(from) // did it at all: no need to count
+	}
+	measure := map[leaf.Measure]string{
+		leaf.Count: "count(*)", leaf.Sum: "sum(x)", leaf.Average: "avg(x)", leaf.Min: "min(x)", leaf.Max: "max(x)",
+		leaf.Distinct: "count(DISTINCT x)", leaf.DistinctDays: "count(DISTINCT x)",
+	}[l.Measure]
+	return bitmap("SELECT u FROM (" + from + ") GROUP BY u HAVING " + b.compare(measure, l.Comparator, l.Threshold, l.High))
+}
+
+func (b *builder) compare(x string, c leaf.Comparator, threshold, high float64) string {
+	if c == leaf.Between {
+		return x + " BETWEEN " + b.arg(threshold) + " AND " + b.arg(high)
+	}
+	op := map[leaf.Comparator]string{leaf.Equal: "=", leaf.NotEqual: "<>", leaf.Greater: ">", leaf.GreaterOrEqual: ">=", leaf.Less: "<", leaf.LessOrEqual: "<="}[c]
+	return x + op + b.arg(threshold)
+}
+
+// property is the JSON value of a property, as a JSON pointer: no character of a
+// name is special in it but ~ and /.
+func (b *builder) property(props, name string) string {
+	pointer := "/" + strings.NewReplacer("~", "~0", "/", "~1").Replace(name)
+	return "json_extract(" + props + ", '" + strings.ReplaceAll(pointer, "'", "''") + "')"
+}
+
+func number(j string) string {
+	return "(CASE WHEN json_type(" + j + ") IN ('BIGINT','UBIGINT','HUGEINT','DOUBLE') THEN TRY_CAST(" + j + " AS DOUBLE) END)"
+}
+
+func text(j string) string {
+	return "(CASE WHEN json_type(" + j + ")='VARCHAR' THEN " + j + "->>'$' END)"
+}
+
+// when is the time in Unix milliseconds of a text that looks like one. The
+// pattern is that of ParseTime, so that events and profiles agree.
+func when(j string) string {
+	t := text(j)
+	return "(CASE WHEN " + t + " SIMILAR TO '[0-9]{4}-[0-9]{2}-[0-9]{2}.*' THEN epoch_ms(TRY_CAST(" + t + " AS TIMESTAMPTZ)) END)"
+}
+
+// eventFilter is a condition on an event's property. A value of another type, or
+// none, makes it false.
+func (b *builder) eventFilter(f *leaf.Filter) string {
+	j := b.property("e.props", f.Property)
+	set := "coalesce(json_type(" + j + "), 'NULL') <> 'NULL'"
+	switch {
+	case f.Op == leaf.IsSet:
+		return set
+	case f.Op == leaf.IsNotSet:
+		return "NOT (" + set + ")"
+	case f.Type == leaf.List:
+		var conds []string
+		for _, o := range f.Operands {
+			of := leaf.Filter{Type: o.Type, Op: leaf.Equals, Operands: []leaf.Operand{o}}
+			conds = append(conds, "len(list_filter(json_extract("+j+", '$[*]'), lambda x: coalesce("+b.typed(&of, "x")+", false)))>0")
+		}
+		return "(json_type(" + j + ")='ARRAY' AND (" + strings.Join(conds, map[bool]string{true: " AND ", false: " OR "}[f.Op == leaf.AllOf]) + "))"
+	default:
+		return "coalesce(" + b.typed(f, j) + ", false)"
+	}
+}
+
+func (b *builder) typed(f *leaf.Filter, j string) string {
+	switch f.Type {
+	case leaf.String:
+		return b.texts(f, text(j))
+	case leaf.Number:
+		return b.numbers(f, number(j))
+	case leaf.Bool:
+		return b.numbers(f, "(CASE json_type("+j+") WHEN 'BOOLEAN' THEN "+j+"::BOOLEAN::INTEGER END)")
+	default:
+		return b.numbers(f, when(j))
+	}
+}
+
+func (b *builder) texts(f *leaf.Filter, x string) string {
+	var conds []string
+	for _, o := range f.Operands {
+		switch f.Op {
+		case leaf.Equals, leaf.NotEquals:
+			conds = append(conds, x+"="+b.arg(o.Text))
+		case leaf.Contains, leaf.NotContains:
+			conds = append(conds, "contains(lower("+x+"), lower("+b.arg(o.Text)+"))")
+		case leaf.StartsWith:
+			conds = append(conds, "starts_with("+x+", "+b.arg(o.Text)+")")
+		case leaf.EndsWith:
+			conds = append(conds, "suffix("+x+", "+b.arg(o.Text)+")")
+		}
+	}
+	any := "(" + strings.Join(conds, " OR ") + ")"
+	if f.Op == leaf.NotEquals || f.Op == leaf.NotContains {
+		return "(NOT " + any + ")" // null stays null: no text, no match
+	}
+	return any
+}
+
+// numbers compares numbers, booleans as 0 and 1, and times in milliseconds.
+func (b *builder) numbers(f *leaf.Filter, x string) string {
+	value := func(i int) string {
+		o := f.Operands[i]
+		switch o.Type {
+		case leaf.Datetime:
+			return b.arg(o.TimeMS)
+		case leaf.Bool:
+			if o.Flag {
+				return "1"
+			}
+			return "0"
+		default:
+			return b.arg(o.Num)
+		}
+	}
+	switch f.Op {
+	case leaf.GreaterThan:
+		return x + ">" + value(0)
+	case leaf.AtLeast:
+		return x + ">=" + value(0)
+	case leaf.LessThan:
+		return x + "<" + value(0)
+	case leaf.AtMost:
+		return x + "<=" + value(0)
+	case leaf.InRange:
+		return x + " BETWEEN " + value(0) + " AND " + value(1)
+	case leaf.WithinLast:
+		return x + " BETWEEN " + b.arg(b.asOf.Add(-f.Within).UnixMilli()) + " AND " + b.arg(b.asOf.UnixMilli())
+	}
+	conds := make([]string, len(f.Operands))
+	for i := range f.Operands {
+		conds[i] = x + "=" + value(i)
+	}
+	any := "(" + strings.Join(conds, " OR ") + ")"
+	if f.Op == leaf.NotEquals {
+		return "(NOT " + any + ")"
+	}
+	return any
+}
+
+// profileFilter compiles a property leaf other than IsNotSet to a query of words
+// of users.
+func (b *builder) profileFilter(projectID int64, f *leaf.Filter) string {
+	from := "SELECT user_no AS u FROM projection WHERE project_id=" + b.arg(projectID) + " AND property=" + b.arg(f.Property) + " AND "
+	if f.Op == leaf.IsSet {
+		return bitmap(from + fmt.Sprintf("kind<%d", kindElement))
+	}
+	if f.Type != leaf.List {
+		return bitmap(from + b.projected(f, 0))
+	}
+	var conds []string
+	seen := map[leaf.Operand]bool{}
+	for _, o := range f.Operands {
+		if seen[o] {
+			continue
+		}
+		seen[o] = true
+		conds = append(conds, b.projected(&leaf.Filter{Type: o.Type, Op: leaf.Equals, Operands: []leaf.Operand{o}}, kindElement))
+	}
+	anyOf := "(" + strings.Join(conds, " OR ") + ")"
+	if f.Op == leaf.AnyOf {
+		return bitmap(from + anyOf)
+	}
+	// Every operand must be met by some element.
+	having := make([]string, len(conds))
+	for i, c := range conds {
+		having[i] = "bool_or(coalesce(" + c + ", false))"
+	}
+	return bitmap(from + anyOf + " GROUP BY user_no HAVING " + strings.Join(having, " AND "))
+}
+
+// projected is a condition on one projection row of a value, or of an element.
+func (b *builder) projected(f *leaf.Filter, base int) string {
+	switch f.Type {
+	case leaf.String:
+		return fmt.Sprintf("(kind=%d AND %s)", base+kindString, b.texts(f, "str"))
+	case leaf.Number:
+		return fmt.Sprintf("(kind=%d AND %s)", base+kindNumber, b.numbers(f, "num"))
+	case leaf.Bool:
+		return fmt.Sprintf("(kind=%d AND %s)", base+kindBool, b.numbers(f, "num"))
+	default:
+		return fmt.Sprintf("(kind=%d AND ts IS NOT NULL AND %s)", base+kindString, b.numbers(f, "ts"))
+	}
+}

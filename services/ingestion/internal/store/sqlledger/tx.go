@@ -1,0 +1,201 @@
+package sqlledger
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
+)
+
+// tx is a ledger.Tx. The context is the transaction's own: it lives exactly as long.
+type tx struct {
+	ctx       context.Context //nolint:containedctx // see above
+	q         *sql.Tx
+	p         int64
+	next, seq uint64
+}
+
+// insert writes rows of cols values each with as few statements as parameters allow.
+func (t *tx) insert(head, tail string, cols int, args []any) error {
+	for part := range slices.Chunk(args, cols*chunk) {
+		var b strings.Builder
+		b.WriteString(head)
+		for i := 0; i < len(part); i += cols {
+			if i > 0 {
+				b.WriteByte(',')
+			}
+			fmt.Fprintf(&b, "(%s)", placeholders(i+1, cols))
+		}
+		b.WriteString(tail)
+		if _, err := t.q.ExecContext(t.ctx, b.String(), part...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *tx) IDs(ids []string) (map[string]ledger.ID, error) {
+	return selectIDs(t.ctx, t.q, t.p, ids)
+}
+
+func (t *tx) Users(nos []uint64) (map[uint64]ledger.User, error) {
+	return selectUsers(t.ctx, t.q, t.p, nos)
+}
+
+func (t *tx) NewUsers(ids []string, at time.Time) ([]ledger.ID, error) {
+	out := make([]ledger.ID, len(ids))
+	users, names := make([]any, 0, 4*len(ids)), make([]any, 0, 5*len(ids))
+	for i, id := range ids {
+		no := t.next
+		t.next++
+		out[i] = ledger.ID{DistinctID: id, UserNo: no, Canonical: no, Reason: ledger.FirstSeen, At: at}
+		users = append(users, t.p, no, no, id)
+		names = append(names, t.p, id, no, uint8(ledger.FirstSeen), at.UnixMilli())
+	}
+	if err := t.insert(`INSERT INTO users (project_id, user_no, canonical, distinct_id) VALUES `, ``, 4, users); err != nil {
+		return nil, err
+	}
+	return out, t.insert(`INSERT INTO ids (project_id, distinct_id, user_no, reason, at_ms) VALUES `, ``, 5, names)
+}
+
+func (t *tx) AddAlias(id string, no uint64, r ledger.Reason, at time.Time) (ledger.ID, error) {
+	if _, err := t.q.ExecContext(t.ctx, `INSERT INTO ids (project_id, distinct_id, user_no, reason, at_ms) VALUES ($1,$2,$3,$4,$5)`, t.p, id, no, uint8(r), at.UnixMilli()); err != nil {
+		return ledger.ID{}, err
+	}
+	if _, err := t.q.ExecContext(t.ctx, `UPDATE users SET ids=ids+1, seq=$3 WHERE project_id=$1 AND user_no=$2`, t.p, no, t.nextSeq()); err != nil {
+		return ledger.ID{}, err
+	}
+	return ledger.ID{DistinctID: id, UserNo: no, Canonical: no, Reason: r, At: at}, nil
+}
+
+func (t *tx) Repoint(id string, no uint64, r ledger.Reason, at time.Time) error {
+	if _, err := t.q.ExecContext(t.ctx, `UPDATE ids SET user_no=$3, reason=$4, at_ms=$5 WHERE project_id=$1 AND distinct_id=$2`, t.p, id, no, uint8(r), at.UnixMilli()); err != nil {
+		return err
+	}
+	_, err := t.q.ExecContext(t.ctx, `UPDATE users SET ids=ids+1, seq=$3 WHERE project_id=$1 AND user_no=$2`, t.p, no, t.nextSeq())
+	return err
+}
+
+func (t *tx) Merge(from, into uint64, r ledger.Reason, at time.Time) error {
+	var moved []uint64
+	var first string
+	var ids int
+	if err := t.q.QueryRowContext(t.ctx, `SELECT distinct_id, ids FROM users WHERE project_id=$1 AND user_no=$2`, t.p, from).Scan(&first, &ids); err != nil {
+		return err
+	}
+	err := each(t.ctx, t.q, `SELECT user_no FROM users WHERE project_id=$1 AND canonical=$2 AND canonical<>user_no`, []any{t.p, from}, func(rows *sql.Rows) error {
+		var no uint64
+		err := rows.Scan(&no)
+		moved = append(moved, no)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for _, no := range append(moved, from) {
+		if _, err := t.q.ExecContext(t.ctx, `UPDATE users SET canonical=$3, seq=$4 WHERE project_id=$1 AND user_no=$2`, t.p, no, into, t.nextSeq()); err != nil {
+			return err
+		}
+	}
+	if _, err := t.q.ExecContext(t.ctx, `UPDATE users SET ids=ids+$3, seq=$4 WHERE project_id=$1 AND user_no=$2`, t.p, into, ids, t.nextSeq()); err != nil {
+		return err
+	}
+	if _, err := t.q.ExecContext(t.ctx, `DELETE FROM profiles WHERE project_id=$1 AND user_no=$2`, t.p, from); err != nil {
+		return err
+	}
+	if _, err := t.q.ExecContext(t.ctx, `DELETE FROM identifier_conflicts WHERE project_id=$1 AND user_no=$2`, t.p, from); err != nil {
+		return err
+	}
+	_, err = t.q.ExecContext(t.ctx, `UPDATE ids SET reason=$3, at_ms=$4 WHERE project_id=$1 AND distinct_id=$2`, t.p, first, uint8(r), at.UnixMilli())
+	return err
+}
+
+func (t *tx) nextSeq() uint64 {
+	t.seq++
+	return t.seq
+}
+
+func (t *tx) Profiles(nos []uint64) (map[uint64]ledger.Profile, error) {
+	out := make(map[uint64]ledger.Profile, len(nos))
+	err := in(t.ctx, t.q, t.p, `SELECT user_no, props, updated_ms FROM profiles WHERE project_id=$1 AND user_no IN (%s)`, nos, func(r *sql.Rows) error {
+		var p ledger.Profile
+		var at int64
+		err := r.Scan(&p.UserNo, &p.Props, &at)
+		p.Updated = time.UnixMilli(at).UTC()
+		out[p.UserNo] = p
+		return err
+	})
+	return out, err
+}
+
+func (t *tx) PutProfiles(list []ledger.Profile) error {
+	args := make([]any, 0, 4*len(list))
+	nos := make([]uint64, 0, len(list))
+	for _, p := range list {
+		args = append(args, t.p, p.UserNo, p.Props, p.Updated.UnixMilli())
+		nos = append(nos, p.UserNo)
+	}
+	if err := t.insert(`INSERT INTO profiles (project_id, user_no, props, updated_ms) VALUES `, ` ON CONFLICT (project_id, user_no) DO UPDATE SET props=excluded.props, updated_ms=excluded.updated_ms`, 4, args); err != nil {
+		return err
+	}
+	return t.touch(nos)
+}
+
+func (t *tx) DeleteProfiles(nos []uint64) error {
+	for _, no := range nos {
+		if _, err := t.q.ExecContext(t.ctx, `DELETE FROM profiles WHERE project_id=$1 AND user_no=$2`, t.p, no); err != nil {
+			return err
+		}
+		if _, err := t.q.ExecContext(t.ctx, `DELETE FROM identifier_conflicts WHERE project_id=$1 AND user_no=$2`, t.p, no); err != nil {
+			return err
+		}
+	}
+	return t.touch(nos)
+}
+
+func (t *tx) touch(nos []uint64) error {
+	if len(nos) == 0 {
+		return nil
+	}
+	stmt, err := t.q.PrepareContext(t.ctx, `UPDATE users SET seq=$3 WHERE project_id=$1 AND user_no=$2`)
+	if err != nil {
+		return err
+	}
+	for _, no := range nos {
+		if _, err := stmt.ExecContext(t.ctx, t.p, no, t.nextSeq()); err != nil {
+			return err
+		}
+	}
+	return stmt.Close()
+}
+
+func (t *tx) SetConflict(no uint64, property string, conflict bool) error {
+	query := `DELETE FROM identifier_conflicts WHERE project_id=$1 AND user_no=$2 AND property=$3`
+	if conflict {
+		query = `INSERT INTO identifier_conflicts (project_id, user_no, property) VALUES ($1,$2,$3) ON CONFLICT DO NOTHING`
+	}
+	_, err := t.q.ExecContext(t.ctx, query, t.p, no, property)
+	return err
+}
+
+func (t *tx) Warn(kind string, at time.Time) error {
+	_, err := t.q.ExecContext(t.ctx, `INSERT INTO warnings (project_id, kind, count, first_ms, last_ms) VALUES ($1,$2,1,$3,$3)
+		ON CONFLICT (project_id, kind) DO UPDATE SET count=warnings.count+1, last_ms=excluded.last_ms`, t.p, kind, at.UnixMilli())
+	return err
+}
+
+func (t *tx) Group(key, id string) ([]byte, error) { return selectGroup(t.ctx, t.q, t.p, key, id) }
+
+func (t *tx) PutGroup(key, id string, props []byte, at time.Time) error {
+	if props == nil {
+		_, err := t.q.ExecContext(t.ctx, `DELETE FROM group_profiles WHERE project_id=$1 AND group_key=$2 AND group_id=$3`, t.p, key, id)
+		return err
+	}
+	_, err := t.q.ExecContext(t.ctx, `INSERT INTO group_profiles (project_id, group_key, group_id, props, updated_ms) VALUES ($1,$2,$3,$4,$5)
+		ON CONFLICT (project_id, group_key, group_id) DO UPDATE SET props=excluded.props, updated_ms=excluded.updated_ms`, t.p, key, id, props, at.UnixMilli())
+	return err
+}

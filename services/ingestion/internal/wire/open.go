@@ -1,0 +1,275 @@
+// Package wire reads and answers requests in the forms Mixpanel's senders use:
+// JSON arrays and objects, NDJSON, form fields, base64 with unescaped '+',
+// beacons, GET; and every form of answer. It knows bytes, not events.
+package wire
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+
+	"github.com/klauspost/compress/gzip"
+)
+
+// Endpoint is the route of a request.
+type Endpoint uint8
+
+// The four routes.
+const (
+	Track Endpoint = iota + 1
+	Import
+	Engage
+	Groups
+)
+
+// String is the route's name.
+func (e Endpoint) String() string {
+	return [...]string{"unknown", "track", "import", "engage", "groups"}[min(e, Groups)%5]
+}
+
+// Request is one HTTP request as it came.
+type Request struct {
+	// Endpoint is the route it was sent to.
+	Endpoint Endpoint
+	// Method is GET or POST.
+	Method string
+	// ContentType, ContentEncoding and Authorization are the headers' values.
+	ContentType, ContentEncoding, Authorization string
+	// RawQuery is the query string without the question mark.
+	RawQuery string
+	// ClientIP is the sender's address without port; Host is the Host header.
+	ClientIP, Host string
+	// Body is the body, still compressed.
+	Body []byte
+}
+
+// Limits bound what a request may cost.
+type Limits struct {
+	// Body is the greatest size of the body as sent, in bytes.
+	Body int
+	// Decompressed is the greatest size after decompression, in bytes.
+	Decompressed int
+}
+
+// Params are the parameters of a request, from its query and its form body.
+type Params struct {
+	// Verbose asks for a JSON answer, IP to use the client's address, Img for a pixel.
+	Verbose, IP, Img bool
+	// StrictSet says `strict` was given; Strict its value.
+	StrictSet, Strict bool
+	// Callback is a checked JavaScript name to call with the answer, or empty.
+	Callback string
+	// ProjectID is the decimal project_id, or empty.
+	ProjectID string
+}
+
+// Payload is an opened request.
+type Payload struct {
+	// Params are its parameters.
+	Params Params
+	// JSON is the data: an array, one object, or NDJSON.
+	JSON []byte
+	// Lines says JSON is NDJSON: one value a line.
+	Lines bool
+
+	buf *bytes.Buffer
+}
+
+// Release gives the payload's memory back. JSON may not be used afterwards.
+func (p *Payload) Release() {
+	if p.buf != nil && p.buf.Cap() <= 16<<20 {
+		buffers.Put(p.buf)
+	}
+	p.buf, p.JSON = nil, nil
+}
+
+var (
+	buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+	readers sync.Pool
+)
+
+// Refusal is a request that is refused as a whole.
+type Refusal struct {
+	// Status is the HTTP status.
+	Status int
+	// Text is the error for the sender; it holds nothing of the body.
+	Text string
+}
+
+// Error implements error.
+func (r *Refusal) Error() string { return r.Text }
+
+// QueryParams reads the parameters of a request's query alone.
+func QueryParams(r *Request) (p Params) {
+	query, _ := url.ParseQuery(r.RawQuery) // what can be read counts
+	p.read(query)
+	return p
+}
+
+// Open decompresses a request and finds its parameters and data. Params of the
+// payload are good even when it is refused. The error is a *Refusal.
+func Open(r *Request, lim Limits) (*Payload, error) {
+	p := &Payload{}
+	query, _ := url.ParseQuery(r.RawQuery) // what can be read counts
+	p.Params.read(query)
+	if r.Method != http.MethodGet && r.Method != http.MethodPost {
+		return p, &Refusal{http.StatusMethodNotAllowed, "method not allowed"}
+	}
+	if len(r.Body) > lim.Body {
+		return p, tooLarge(lim.Body)
+	}
+	body := r.Body
+	switch strings.ToLower(strings.TrimSpace(r.ContentEncoding)) {
+	case "", "identity":
+	case "gzip":
+		if len(body) > 0 {
+			var err error
+			if body, err = p.inflate(body, lim.Decompressed); err != nil {
+				return p, err
+			}
+		}
+	default:
+		return p, &Refusal{http.StatusUnsupportedMediaType, "unsupported content encoding: only gzip"}
+	}
+	if len(body) > lim.Decompressed {
+		return p, tooLarge(lim.Decompressed)
+	}
+	data, form, err := p.locate(r, body, query)
+	if err != nil {
+		return p, err
+	}
+	if !form {
+		p.JSON = data
+		return p, nil
+	}
+	if p.JSON, err = decodeData(data); err != nil {
+		return p, err
+	}
+	return p, nil
+}
+
+// locate finds the data in the body or the query; form says it was a `data` parameter.
+func (p *Payload) locate(r *Request, body []byte, query url.Values) (data []byte, form bool, err error) {
+	if r.Method == http.MethodGet || len(body) == 0 {
+		if !query.Has("data") {
+			return nil, false, &Refusal{http.StatusBadRequest, "no data"}
+		}
+		return []byte(query.Get("data")), true, nil
+	}
+	ct, _, _ := mime.ParseMediaType(r.ContentType)
+	first := firstByte(body)
+	switch {
+	case ct == "application/x-ndjson" || ct == "application/ndjson":
+		p.Lines = true
+		return body, false, nil
+	case ct == "application/json" || first == '[' || first == '{':
+		return body, false, nil
+	}
+	values, _ := url.ParseQuery(string(body)) // a literal '%' in unescaped base64 can't occur; what can be read counts
+	p.Params.read(values)
+	if !values.Has("data") {
+		return nil, false, &Refusal{http.StatusBadRequest, "no data parameter in the form"}
+	}
+	return []byte(values.Get("data")), true, nil
+}
+
+func firstByte(b []byte) byte {
+	for _, c := range b {
+		if c != ' ' && c != '\t' && c != '\n' && c != '\r' {
+			return c
+		}
+	}
+	return 0
+}
+
+// decodeData reads the value of a `data` parameter: JSON, or base64 of it in
+// which a form parser has turned '+' into a space.
+func decodeData(b []byte) ([]byte, error) {
+	if c := firstByte(b); c == '{' || c == '[' || c == 0 {
+		return b, nil
+	}
+	s := bytes.ReplaceAll(bytes.TrimSpace(b), []byte(" "), []byte("+"))
+	s = bytes.TrimRight(s, "=")
+	out := make([]byte, base64.RawStdEncoding.DecodedLen(len(s)))
+	n, err := base64.RawStdEncoding.Decode(out, s)
+	if err != nil {
+		return nil, &Refusal{http.StatusBadRequest, "data is neither JSON nor base64"}
+	}
+	return out[:n], nil
+}
+
+func (p *Params) read(v url.Values) {
+	truthy := func(k string) bool { s := v.Get(k); return s != "" && s != "0" && s != "false" }
+	if v.Has("verbose") {
+		p.Verbose = truthy("verbose")
+	}
+	if v.Has("ip") {
+		p.IP = truthy("ip")
+	}
+	if v.Has("img") {
+		p.Img = truthy("img")
+	}
+	if v.Has("strict") {
+		p.StrictSet, p.Strict = true, truthy("strict")
+	}
+	if v.Has("project_id") {
+		p.ProjectID = v.Get("project_id")
+	}
+	if cb := v.Get("callback"); cb != "" && validCallback(cb) {
+		p.Callback = cb
+	}
+}
+
+// validCallback accepts a JavaScript member expression of names and numeric
+// indexes, so that nothing of the request can become a script or markup.
+func validCallback(s string) bool {
+	if len(s) > 128 {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' || c == '$'
+		if !letter && (i == 0 || (c < '0' || c > '9') && c != '.' && c != '[' && c != ']') {
+			return false
+		}
+	}
+	return true
+}
+
+func (p *Payload) inflate(body []byte, limit int) ([]byte, error) {
+	zr, ok := readers.Get().(*gzip.Reader)
+	var err error
+	if ok {
+		err = zr.Reset(bytes.NewReader(body))
+	} else {
+		zr, err = gzip.NewReader(bytes.NewReader(body))
+	}
+	if err != nil {
+		return nil, &Refusal{http.StatusBadRequest, "the body is not valid gzip"}
+	}
+	defer readers.Put(zr)
+	p.buf, _ = buffers.Get().(*bytes.Buffer)
+	p.buf.Reset()
+	// The trailer's size is a hint only: it may lie, so it is believed up to the limit.
+	if n := len(body); n > 18 {
+		p.buf.Grow(min(int(binary.LittleEndian.Uint32(body[n-4:]))+bytes.MinRead, limit+bytes.MinRead))
+	}
+	// One byte more than allowed tells "just fits" from "goes on": a bomb costs the limit, not its size.
+	n, err := io.Copy(p.buf, io.LimitReader(zr, int64(limit)+1))
+	switch {
+	case n > int64(limit):
+		return nil, tooLarge(limit)
+	case errors.Is(err, io.ErrUnexpectedEOF):
+		return nil, &Refusal{http.StatusBadRequest, "the gzip body is cut off"}
+	case err != nil:
+		return nil, &Refusal{http.StatusBadRequest, "the body is not valid gzip"}
+	}
+	return p.buf.Bytes(), nil
+}
