@@ -174,10 +174,8 @@ type Plan struct {
 	Fingerprint uint64 `json:"fingerprint"`
 	// Channel is the channel the batches' records were written for.
 	Channel string `json:"channel"`
-	// Pages is the number of non-removal batches; they are pages 1 to Pages.
-	Pages int `json:"pages"`
-	// RemovePages is the number of removal batches.
-	RemovePages int `json:"remove_pages"`
+	// Pages is the number of batches by operation; their pages count from 1.
+	Pages map[channel.Op]int `json:"pages"`
 }
 
 // Totals are a run's numbers.
@@ -247,8 +245,8 @@ const (
 
 // Batch is one planned call.
 type Batch struct {
-	// Index counts a run's batches from 0. Page counts them from 1 within
-	// removals and non-removals.
+	// Index counts a run's batches from 0. Page counts those of one
+	// operation from 1.
 	Index, Page int
 	Op          channel.Op
 	// Entries are the users, in ascending order.
@@ -296,7 +294,8 @@ type BatchHead struct {
 	Users       int
 	// First and Last bound the users' numbers.
 	First, Last uint64
-	Done        bool
+	// Done says that it has a result; Clean that every user was sent.
+	Done, Clean bool
 }
 
 // Lease is the right to work on a run. Writes with a lease that was lost fail
@@ -426,6 +425,8 @@ type Runs interface {
 	BatchHeads(ctx context.Context, run int64) ([]BatchHead, error)
 	// Batch reads one batch with users, records and result.
 	Batch(ctx context.Context, run int64, index int) (Batch, error)
+	// BatchUsers is Batch without the records.
+	BatchUsers(ctx context.Context, run int64, index int) (Batch, error)
 	// Confirm stores results of batches, adds d to the run's totals, and returns them.
 	Confirm(ctx context.Context, l Lease, results []Result, d Totals) (Totals, error)
 	// Skips reads the users left out.

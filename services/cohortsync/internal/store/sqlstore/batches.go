@@ -73,8 +73,12 @@ func (s *Store) AddBatches(ctx context.Context, l store.Lease, bs []store.Batch)
 	}
 	return s.leased(ctx, l, func(tx *sql.Tx) error {
 		for i, b := range bs {
+			var first, last uint64
+			if n := len(b.Entries); n > 0 {
+				first, last = b.Entries[0].User, b.Entries[n-1].User
+			}
 			if _, err := tx.ExecContext(ctx, `INSERT INTO batches (run_id, idx, page, op, user_count, first_user, last_user, users, flags, records) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
-				l.RunID, b.Index, b.Page, b.Op, len(b.Entries), int64(b.Entries[0].User), int64(b.Entries[len(b.Entries)-1].User), ps[i].users, ps[i].flags, ps[i].records); err != nil {
+				l.RunID, b.Index, b.Page, b.Op, len(b.Entries), int64(first), int64(last), ps[i].users, ps[i].flags, ps[i].records); err != nil {
 				return err
 			}
 		}
@@ -103,21 +107,31 @@ func (s *Store) SetSkips(ctx context.Context, l store.Lease, by map[string]*roar
 
 // BatchHeads implements store.Runs.
 func (s *Store) BatchHeads(ctx context.Context, run int64) ([]store.BatchHead, error) {
-	rows, err := s.db.Read().QueryContext(ctx, `SELECT idx, page, op, user_count, first_user, last_user, outcome FROM batches WHERE run_id = $1 ORDER BY idx`, run)
+	rows, err := s.db.Read().QueryContext(ctx, `SELECT idx, page, op, user_count, first_user, last_user, outcome, exceptions IS NULL FROM batches WHERE run_id = $1 ORDER BY idx`, run)
 	return collect(rows, err, func(r scanner) (h store.BatchHead, err error) {
 		var first, last, outcome int64
-		err = r.Scan(&h.Index, &h.Page, &h.Op, &h.Users, &first, &last, &outcome)
+		err = r.Scan(&h.Index, &h.Page, &h.Op, &h.Users, &first, &last, &outcome, &h.Clean)
 		h.First, h.Last, h.Done = uint64(first), uint64(last), outcome != 0
+		h.Clean = h.Clean && store.Outcome(outcome) == store.Sent
 		return h, err
 	})
 }
 
 // Batch implements store.Runs.
 func (s *Store) Batch(ctx context.Context, run int64, index int) (store.Batch, error) {
+	return s.batch(ctx, run, index, "records")
+}
+
+// BatchUsers implements store.Runs.
+func (s *Store) BatchUsers(ctx context.Context, run int64, index int) (store.Batch, error) {
+	return s.batch(ctx, run, index, "NULL")
+}
+
+func (s *Store) batch(ctx context.Context, run int64, index int, recordsColumn string) (store.Batch, error) {
 	b := store.Batch{Index: index}
 	var users, flags, records, except []byte
 	var res store.Result
-	err := s.db.Read().QueryRowContext(ctx, `SELECT page, op, outcome, reason, attempts, throttled, exceptions, users, flags, records FROM batches WHERE run_id = $1 AND idx = $2`, run, index).
+	err := s.db.Read().QueryRowContext(ctx, `SELECT page, op, outcome, reason, attempts, throttled, exceptions, users, flags, `+recordsColumn+` FROM batches WHERE run_id = $1 AND idx = $2`, run, index).
 		Scan(&b.Page, &b.Op, &res.Outcome, &res.Reason, &res.Attempts, &res.Throttled, &except, &users, &flags, &records)
 	if err != nil {
 		return b, orNotFound(err, "batch", int64(index))

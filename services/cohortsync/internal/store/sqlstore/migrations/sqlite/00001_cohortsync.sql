@@ -90,8 +90,8 @@ CREATE TABLE batches (
   attempts BIGINT NOT NULL DEFAULT 0,
   throttled BIGINT NOT NULL DEFAULT 0,
   exceptions BLOB,
-  users BLOB NOT NULL,
-  flags BLOB NOT NULL,
+  users BLOB,
+  flags BLOB,
   records BLOB,
   PRIMARY KEY (run_id, idx)
 );

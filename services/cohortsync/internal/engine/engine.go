@@ -1,0 +1,200 @@
+// Package engine carries out runs: evaluate, compare with the ledger, write
+// the plan, deliver it batch by batch, and record what was confirmed. A run
+// may be taken up again at any point by any process that holds its lease.
+package engine
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
+
+	"github.com/cohortbridge/cohortbridge/platform/fault"
+
+	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/channel"
+	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/cohort"
+	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/delivery"
+	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/diff"
+	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/store"
+)
+
+// Users is what the engine asks about people.
+type Users interface {
+	cohort.Answerer
+	// ChangedUsers are the users whose profile or identity changed with since < sequence ≤ until.
+	ChangedUsers(ctx context.Context, project int64, since, until uint64) (*roaring64.Bitmap, error)
+	// Resolve reads ids and columns of users and calls each for every one that
+	// exists, in ascending order.
+	Resolve(ctx context.Context, project int64, users *roaring64.Bitmap, columns []string, partnerProperty string, each func(m channel.Member, identified bool) error) error
+}
+
+// Destination is a connector, ready to be sent to.
+type Destination struct {
+	// Channel is how membership travels.
+	Channel channel.Channel
+	// Account names the account whose limits the calls count against.
+	Account string
+	// Properties are the profile properties to read, in the channel's column order.
+	Properties []string
+	// PartnerProperty is the property that holds the partner id.
+	PartnerProperty string
+	// Fingerprint changes with anything that changes what is written for a user;
+	// its low byte is the channel's.
+	Fingerprint uint64
+}
+
+// Connectors finds destinations.
+type Connectors interface {
+	// Resolve returns a connector; a NotFound fault when it is gone.
+	Resolve(ctx context.Context, project, connector int64) (*Destination, error)
+	// ReportRefused stores that the destination refused the connector's credentials.
+	ReportRefused(ctx context.Context, project, connector int64, text string) error
+}
+
+// Config are the engine's rules.
+type Config struct {
+	// Lease is how long a run is ours without a renewal.
+	Lease time.Duration
+	// Holder names this process in leases.
+	Holder string
+	// Policy says how long a batch is tried.
+	Policy delivery.Policy
+	// Guard holds back improbable removals.
+	Guard diff.Guard
+	// MaxMembers is the largest cohort that is exported.
+	MaxMembers uint64
+	// SnapshotLife is how long a ledger is trusted without a confirmed run.
+	SnapshotLife time.Duration
+	// KeepRuns is how many runs of a sync keep their per-user details.
+	KeepRuns int
+	// Concurrency, when positive, lowers the calls in flight to one account.
+	Concurrency int
+	// TempDir is where list files are spooled.
+	TempDir string
+	// Now is the clock.
+	Now func() time.Time
+	// Log gets what operators should know.
+	Log *slog.Logger
+}
+
+// Engine carries out runs.
+type Engine struct {
+	cfg        Config
+	store      store.Store
+	users      Users
+	connectors Connectors
+	limits     delivery.Limits
+	// Hub tells watchers of runs that something changed.
+	Hub *Hub
+
+	mu      sync.Mutex
+	running map[int64]context.CancelCauseFunc
+}
+
+// New returns an engine.
+func New(cfg Config, st store.Store, u Users, c Connectors) *Engine {
+	return &Engine{cfg: cfg, store: st, users: u, connectors: c, Hub: NewHub(), running: map[int64]context.CancelCauseFunc{}}
+}
+
+// Causes of a run's stop.
+var (
+	errCancelled = errors.New("cancelled on request")
+	errLease     = errors.New("lease lost")
+	errBroken    = errors.New("the destination does not answer")
+	errRefused   = errors.New("the destination refused")
+)
+
+// Cancel stops a run that this process works on, if it does. The caller has
+// recorded the request.
+func (e *Engine) Cancel(run int64) {
+	e.mu.Lock()
+	stop := e.running[run]
+	e.mu.Unlock()
+	if stop != nil {
+		stop(errCancelled)
+	}
+	e.Hub.Notify(run)
+}
+
+// maxAttempts is how often a run is taken up before an error of our own ends it.
+const maxAttempts = 10
+
+// connectorBusyWait is how soon a run is tried again while an earlier run of
+// its connector is not through.
+const connectorBusyWait = 100 * time.Millisecond
+
+// Execute works on a run until it is final, blocked, or ctx ends; calls in
+// flight go on until hard ends. again, when positive, asks to be called again
+// after that time.
+func (e *Engine) Execute(ctx, hard context.Context, runID int64) (again time.Duration, err error) {
+	run, lease, res, err := e.store.TakeRun(ctx, runID, e.cfg.Holder, e.cfg.Now(), e.cfg.Lease)
+	if err != nil {
+		return 0, err
+	}
+	switch res {
+	case store.NotMine:
+		return 0, nil
+	case store.NotYet:
+		return connectorBusyWait, nil
+	}
+	stop, cancel := context.WithCancelCause(ctx)
+	e.mu.Lock()
+	e.running[runID] = cancel
+	e.mu.Unlock()
+	var wg sync.WaitGroup
+	// The lease is kept while a stopped run still writes down what was confirmed.
+	leaseCtx, endLease := context.WithCancel(context.WithoutCancel(ctx))
+	wg.Go(func() { e.keepLease(leaseCtx, lease, cancel) })
+	x := &execution{Engine: e, run: run, lease: lease, stop: stop, hard: hard, halt: cancel}
+	err = x.execute()
+	if err != nil && ctx.Err() == nil && !errors.Is(context.Cause(stop), errLease) && run.Attempts >= maxAttempts {
+		err = errors.Join(err, x.giveUp())
+	}
+	cancel(nil)
+	endLease()
+	wg.Wait()
+	e.mu.Lock()
+	delete(e.running, runID)
+	e.mu.Unlock()
+	// Harmless after a finished run; else the next process need not wait for the lease to expire.
+	if rerr := e.store.ReleaseLease(context.WithoutCancel(ctx), lease); rerr != nil {
+		err = errors.Join(err, rerr)
+	}
+	e.Hub.Notify(runID)
+	if err != nil && (errors.Is(err, errLease) || ctx.Err() != nil || fault.Is(err, fault.Conflict) || fault.Is(err, fault.NotFound)) {
+		e.cfg.Log.InfoContext(ctx, "run left to be resumed", "run", runID)
+		return 0, nil
+	}
+	return 0, err
+}
+
+// keepLease renews the lease until ctx ends, and stops the run when it is lost
+// or someone asked for the run's end in another process.
+func (e *Engine) keepLease(ctx context.Context, l store.Lease, stop context.CancelCauseFunc) {
+	t := time.NewTicker(e.cfg.Lease / 3)
+	defer t.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		cancelled, err := e.store.RenewLease(ctx, l, e.cfg.Now(), e.cfg.Lease)
+		switch {
+		case err == nil:
+			last = time.Now()
+			if cancelled {
+				stop(errCancelled)
+			}
+		case ctx.Err() != nil:
+			return
+		case fault.Is(err, fault.Conflict) || time.Since(last) > e.cfg.Lease:
+			stop(errLease)
+			return
+		}
+	}
+}
