@@ -24,6 +24,8 @@ type Rule struct {
 	ID string `yaml:"id"`
 	// Title is for people.
 	Title string `yaml:"title"`
+	// Source is where it is documented.
+	Source string `yaml:"source"`
 	// Marker is the event property that names the partner; empty when the name
 	// alone exempts.
 	Marker string `yaml:"marker"`
@@ -118,15 +120,24 @@ func (e *entry) matches(m Markers, s *project.MTU) bool {
 	if v == "" {
 		return false
 	}
-	for _, want := range e.values {
-		if strings.EqualFold(v, want) {
-			return true
-		}
+	accepted := e.values
+	if own := s.Sources[e.id]; len(own) > 0 {
+		accepted = own
 	}
-	for _, want := range s.Sources[e.id] {
+	for _, want := range accepted {
 		if strings.EqualFold(v, want) {
 			return true
 		}
 	}
 	return false
+}
+
+// EventsPerUser is the average from which the guardrail counts events instead of users.
+const EventsPerUser = 1000
+
+// Count is what is billed for a month: max(users, ceil(events / EventsPerUser)).
+// guarded says that the events decided.
+func Count(users, guardrailEvents int64) (mtu int64, guarded bool) {
+	byEvents := (guardrailEvents + EventsPerUser - 1) / EventsPerUser
+	return max(users, byEvents), byEvents > users
 }

@@ -1,6 +1,7 @@
 package profile
 
 import (
+	"bytes"
 	"maps"
 	"slices"
 	"unicode/utf8"
@@ -156,4 +157,14 @@ func scalar(v jsontext.Value) (string, bool) {
 // truthy reads a modifier: true, "true" and 1 count.
 func truthy(v jsontext.Value) bool {
 	return string(v) == "true" || string(v) == `"true"` || string(v) == "1"
+}
+
+// DecodeOne reads a single update.
+func DecodeOne(b []byte, index int) (*Update, *event.Failure) {
+	u := &Update{Index: index}
+	f, err := Decode(jsontext.NewDecoder(bytes.NewBuffer(b), event.Options...), u)
+	if err != nil {
+		return nil, u.fail("$", "not valid JSON")
+	}
+	return u, f
 }

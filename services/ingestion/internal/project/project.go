@@ -39,9 +39,11 @@ type MTU struct {
 	// NameOnly exempts partner events by name alone, as Mixpanel's
 	// `$all_mtu_events` does; otherwise the partner's marker must be there too.
 	NameOnly bool
-	// Sources are accepted `$source` values per partner, beside those of the
+	// Sources are the accepted marker values by rule id, in place of those of the
 	// rules; compared without regard to case.
 	Sources map[string][]string
+	// ByEventTime makes a month one of event time instead of processing time.
+	ByEventTime bool
 }
 
 // Project is one project as far as ingestion needs it.

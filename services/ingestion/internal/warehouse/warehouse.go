@@ -80,7 +80,17 @@ type ExportQuery struct {
 	Names []string
 }
 
-// Usage is what one span of processing time counts up to.
+// UsageQuery asks for events with FromMS ≤ time < ToMS.
+type UsageQuery struct {
+	// ProjectID is whose.
+	ProjectID int64
+	// FromMS and ToMS bound the time, Unix milliseconds.
+	FromMS, ToMS int64
+	// ByEventTime takes the event's time instead of the processing time.
+	ByEventTime bool
+}
+
+// Usage is what a span of time counts up to.
 type Usage struct {
 	// Users are canonical users with a qualifying event; ExemptOnly those with
 	// exempt events only.
@@ -132,8 +142,8 @@ type Warehouse interface {
 	Evaluate(ctx context.Context, projectID int64, leaves []leaf.Leaf, asOf time.Time) (*Evaluation, error)
 	// Export calls fn for each event, in no promised order, until fn fails.
 	Export(ctx context.Context, q ExportQuery, fn func(Exported) error) error
-	// Usage counts events with fromMS ≤ processing time < toMS.
-	Usage(ctx context.Context, projectID, fromMS, toMS int64) (*Usage, error)
+	// Usage counts events of a span of time.
+	Usage(ctx context.Context, q UsageQuery) (*Usage, error)
 	// Events counts a project's stored events.
 	Events(ctx context.Context, projectID int64) (int64, error)
 	// Close makes everything durable and releases the store.

@@ -167,10 +167,13 @@ func (s *Store) Export(ctx context.Context, q warehouse.ExportQuery, fn func(war
 }
 
 // Usage implements warehouse.Warehouse.
-func (s *Store) Usage(ctx context.Context, projectID, fromMS, toMS int64) (*warehouse.Usage, error) {
+func (s *Store) Usage(ctx context.Context, q warehouse.UsageQuery) (*warehouse.Usage, error) {
 	u := &warehouse.Usage{ExemptByRule: map[string]int64{}, BySource: map[string]int64{}}
-	args := []any{projectID, fromMS, toMS}
-	const span = `e.project_id=$1 AND e.received_ms>=$2 AND e.received_ms<$3`
+	args := []any{q.ProjectID, q.FromMS, q.ToMS}
+	span := `e.project_id=$1 AND e.received_ms>=$2 AND e.received_ms<$3`
+	if q.ByEventTime {
+		span = `e.project_id=$1 AND e.time_ms>=$2 AND e.time_ms<$3`
+	}
 	err := query(ctx, s.db, fmt.Sprintf(`SELECT rule, source, count(*), count(*) FILTER (flags & %d <> 0) FROM events e WHERE %s GROUP BY 1, 2`, warehouse.FlagGuardrail, span), args, func(r *sql.Rows) error {
 		var rule, source string
 		var n, guard int64
@@ -191,7 +194,7 @@ func (s *Store) Usage(ctx context.Context, projectID, fromMS, toMS int64) (*ware
 		return nil, err
 	}
 	s.mu.RLock()
-	linked := s.linked[projectID]
+	linked := s.linked[q.ProjectID]
 	s.mu.RUnlock()
 	user, join := "e.user_no", ""
 	if linked {

@@ -1,0 +1,162 @@
+// Package ingestion is the service that takes events and profiles, keeps who is
+// who, counts MTU, and answers the leaves of cohort definitions.
+package ingestion
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc"
+
+	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
+	registryv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/registry/v1"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/feed"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/identity"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ingest"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/mtu"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/registryclient"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/server"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/store/duck"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/store/sqlledger"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/warehouse"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/wire"
+)
+
+// Registry answers who may write where; see FromRegistry for the real one.
+type Registry = project.Registry
+
+// Project, Credential and MTU are the registry's answers and questions.
+type (
+	Project        = project.Project
+	Credential     = project.Credential
+	MTU            = project.MTU
+	IdentitySystem = project.IdentitySystem
+)
+
+// The identity systems.
+const (
+	Simplified = project.Simplified
+	Original   = project.Original
+	Legacy     = project.Legacy
+)
+
+// FromRegistry makes a Registry of the registry service's client.
+func FromRegistry(c registryv1.CredentialServiceClient) Registry { return registryclient.New(c) }
+
+// Option changes how New builds the service.
+type Option func(*options)
+
+type options struct{ now func() time.Time }
+
+// WithClock makes the service tell the time by now.
+func WithClock(now func() time.Time) Option { return func(o *options) { o.now = now } }
+
+// Service is the running service.
+type Service struct {
+	ledger    ledger.Ledger
+	warehouse warehouse.Warehouse
+	pipeline  *ingest.Pipeline
+
+	ingestion  *server.Ingestion
+	evaluation *server.Evaluation
+	data       *server.Data
+	usage      *server.Usage
+}
+
+// New opens the stores in cfg.DataDir and starts the pipeline. Close it.
+func New(ctx context.Context, cfg Config, reg Registry, opts ...Option) (_ *Service, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	o := options{now: time.Now}
+	for _, opt := range opts {
+		opt(&o)
+	}
+	rules, err := mtu.Load()
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.closeStores())
+		}
+	}()
+	if s.ledger, err = openLedger(ctx, cfg); err != nil {
+		return nil, err
+	}
+	dc := duck.Default(filepath.Join(cfg.DataDir, "events.duckdb"))
+	dc.HashBudget, dc.MemoryLimitMB = cfg.HashBudget, cfg.WarehouseMemoryMB
+	if s.warehouse, err = openWarehouse(ctx, dc); err != nil {
+		return nil, err
+	}
+	cached := project.NewCache(reg, cfg.ProjectTTL, 10_000, o.now)
+	resolver := identity.NewResolver(s.ledger, identity.NewCache(cfg.IdentityCache/2), o.now)
+	systems := ingest.NewSystems(s.ledger)
+	s.pipeline = ingest.NewPipeline(ingest.PipelineConfig{GroupWait: cfg.GroupWait, MaxGroup: cfg.MaxGroup, QueueDepth: cfg.QueueDepth}, s.warehouse, resolver, rules, systems.Of)
+	feeder := feed.New(s.ledger, s.warehouse)
+	limits := wire.Limits{Body: cfg.MaxBodyBytes, Decompressed: cfg.MaxDecompressedBytes}
+	s.ingestion = &server.Ingestion{Ingester: ingest.NewIngester(cached, s.pipeline, s.ledger, resolver, systems, limits, o.now), Registry: cached}
+	s.evaluation = &server.Evaluation{Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder}
+	s.data = &server.Data{Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder, Pipeline: s.pipeline}
+	s.usage = &server.Usage{Registry: cached, Warehouse: s.warehouse, Feeder: feeder, Rules: rules, Now: o.now}
+	return s, nil
+}
+
+// The two open functions return interfaces, so that a failed open leaves a nil one.
+
+func openLedger(ctx context.Context, cfg Config) (ledger.Ledger, error) {
+	l, err := sqlledger.Open(ctx, "sqlite:"+filepath.Join(cfg.DataDir, "ledger.db"))
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+func openWarehouse(ctx context.Context, cfg duck.Config) (warehouse.Warehouse, error) {
+	w, err := duck.Open(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return w, nil
+}
+
+// Register adds the service's gRPC services to a server.
+func (s *Service) Register(r grpc.ServiceRegistrar) {
+	ingestionv1.RegisterIngestionServiceServer(r, s.ingestion)
+	ingestionv1.RegisterEvaluationServiceServer(r, s.evaluation)
+	ingestionv1.RegisterDataServiceServer(r, s.data)
+	ingestionv1.RegisterUsageServiceServer(r, s.usage)
+}
+
+// Close refuses new events, finishes the commits in progress and closes the
+// stores. Stop the gRPC server first. When ctx ends early the stores are left to
+// the process's end, which loses nothing that was acknowledged.
+func (s *Service) Close(ctx context.Context) error {
+	drained := make(chan struct{})
+	go func() {
+		s.pipeline.Close()
+		close(drained)
+	}()
+	select {
+	case <-drained:
+		return s.closeStores()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *Service) closeStores() error {
+	var errs []error
+	if s.warehouse != nil {
+		errs = append(errs, s.warehouse.Close())
+	}
+	if s.ledger != nil {
+		errs = append(errs, s.ledger.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,278 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
+	"github.com/cohortbridge/cohortbridge/platform/fault"
+	"github.com/cohortbridge/cohortbridge/platform/resource"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/feed"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/identity"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ingest"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/warehouse"
+)
+
+// Data serves DataService.
+type Data struct {
+	ingestionv1.UnimplementedDataServiceServer
+	// Ledger, Warehouse, Feeder and Pipeline are what is read.
+	Ledger    ledger.Ledger
+	Warehouse warehouse.Warehouse
+	Feeder    *feed.Feeder
+	Pipeline  *ingest.Pipeline
+}
+
+const exportChunk = 1000
+
+// ExportEvents streams events of a range of UTC days with canonical ids.
+func (s *Data) ExportEvents(req *ingestionv1.ExportEventsRequest, stream grpc.ServerStreamingServer[ingestionv1.ExportEventsResponse]) error {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return err
+	}
+	from, err := day("from_date", req.GetFromDate())
+	if err != nil {
+		return err
+	}
+	to, err := day("to_date", req.GetToDate())
+	if err != nil {
+		return err
+	}
+	if to.Before(from) {
+		return fault.Field("to_date", "must not be before from_date")
+	}
+	e := &export{ctx: stream.Context(), ledger: s.Ledger, project: id, send: stream.Send, limit: req.GetLimit()}
+	q := warehouse.ExportQuery{ProjectID: id, FromMS: from.UnixMilli(), ToMS: to.AddDate(0, 0, 1).UnixMilli(), Names: req.GetEvents()}
+	if err := s.Warehouse.Export(stream.Context(), q, e.add); err != nil && !errors.Is(err, errLimit) {
+		return err
+	}
+	return e.flush()
+}
+
+func day(field, s string) (time.Time, error) {
+	t, err := time.Parse(time.DateOnly, s)
+	if err != nil {
+		return t, fault.Field(field, "must be a date, yyyy-mm-dd")
+	}
+	return t, nil
+}
+
+var errLimit = fault.New(fault.Cancelled, "LIMIT_REACHED", "limit reached")
+
+// export collects events and sends them in chunks, with the ids of their users.
+type export struct {
+	ctx     context.Context //nolint:containedctx // lives as long as the stream it belongs to
+	ledger  ledger.Ledger
+	project int64
+	send    func(*ingestionv1.ExportEventsResponse) error
+	limit   int64
+	sent    int64
+	rows    []warehouse.Exported
+}
+
+func (e *export) add(row warehouse.Exported) error {
+	if e.limit > 0 && e.sent == e.limit {
+		return errLimit
+	}
+	e.sent++
+	e.rows = append(e.rows, row)
+	if len(e.rows) == exportChunk {
+		return e.flush()
+	}
+	return nil
+}
+
+func (e *export) flush() error {
+	if len(e.rows) == 0 {
+		return nil
+	}
+	seen := map[uint64]bool{}
+	var nos []uint64
+	for i := range e.rows {
+		if no := e.rows[i].UserNo; no != 0 && !seen[no] {
+			seen[no] = true
+			nos = append(nos, no)
+		}
+	}
+	names, err := e.ledger.Names(e.ctx, e.project, nos)
+	if err != nil {
+		return err
+	}
+	out := &ingestionv1.ExportEventsResponse{Events: make([]*ingestionv1.ExportedEvent, len(e.rows))}
+	for i := range e.rows {
+		r := &e.rows[i]
+		verdict := "qualifying"
+		if r.Rule != "" {
+			verdict = "exempt:" + r.Rule
+		}
+		out.Events[i] = &ingestionv1.ExportedEvent{
+			Event: r.Name, Time: timestamppb.New(time.UnixMilli(r.TimeMS)), DistinctId: names[r.UserNo].DistinctID, InsertId: r.InsertID,
+			PropertiesJson: string(properties(r, names[r.UserNo])), ProcessingTime: timestamppb.New(time.UnixMilli(r.ReceivedMS)), MtuVerdict: verdict,
+		}
+	}
+	e.rows = e.rows[:0]
+	return e.send(out)
+}
+
+// properties adds what Mixpanel adds to an exported event: $import, and the id it
+// was stored under when the user has another canonical id since.
+func properties(r *warehouse.Exported, n ledger.Name) []byte {
+	b := r.Props[:len(r.Props)-1]
+	member := func(s string) {
+		if len(b) > 1 {
+			b = append(b, ',')
+		}
+		b = append(b, s...)
+	}
+	if r.Flags&warehouse.FlagImport != 0 {
+		member(`"$import":true`)
+	}
+	if r.UserNo != 0 && n.Canonical != r.UserNo {
+		member(`"$distinct_id_before_identity":` + quote(n.Own))
+	}
+	return append(b, '}')
+}
+
+// GetProfile returns the profile of the user that an id belongs to.
+func (s *Data) GetProfile(ctx context.Context, req *ingestionv1.GetProfileRequest) (*ingestionv1.GetProfileResponse, error) {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	missing := fault.New(fault.NotFound, "PROFILE_NOT_FOUND", "no profile has this distinct_id")
+	ids, err := s.Ledger.IDs(ctx, id, []string{req.GetDistinctId()})
+	if err != nil {
+		return nil, err
+	}
+	row, ok := ids[req.GetDistinctId()]
+	if !ok {
+		return nil, missing
+	}
+	list, err := s.Ledger.Members(ctx, id, []uint64{row.Canonical}, "")
+	if err != nil {
+		return nil, err
+	}
+	if len(list) == 0 || list[0].Props == nil {
+		return nil, missing
+	}
+	p, err := profileMessage(&list[0])
+	return &ingestionv1.GetProfileResponse{Profile: p}, err
+}
+
+func profileMessage(m *ledger.Member) (*ingestionv1.Profile, error) {
+	props := &structpb.Struct{}
+	if err := props.UnmarshalJSON(m.Props); err != nil {
+		return nil, err
+	}
+	return &ingestionv1.Profile{DistinctId: m.DistinctID, UserNo: m.UserNo, Properties: props, UpdateTime: timestamppb.New(m.Updated)}, nil
+}
+
+// ListProfiles pages through profiles by user number.
+func (s *Data) ListProfiles(ctx context.Context, req *ingestionv1.ListProfilesRequest) (*ingestionv1.ListProfilesResponse, error) {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	after, err := resource.PageToken(req.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	size := resource.PageSize(req.GetPageSize(), 100, 1000)
+	list, err := s.Ledger.Profiles(ctx, id, uint64(after), size+1) //nolint:gosec // PageToken refuses negatives
+	if err != nil {
+		return nil, err
+	}
+	list, next := resource.NextPage(list, size, func(m ledger.Member) int64 { return int64(m.UserNo) }) //nolint:gosec // below 2^63
+	out := &ingestionv1.ListProfilesResponse{NextPageToken: next}
+	for i := range list {
+		p, err := profileMessage(&list[i])
+		if err != nil {
+			return nil, err
+		}
+		out.Profiles = append(out.Profiles, p)
+	}
+	return out, nil
+}
+
+var reasons = map[ledger.Reason]ingestionv1.LinkedId_Reason{
+	ledger.FirstSeen: ingestionv1.LinkedId_REASON_FIRST_SEEN, ledger.DeviceLink: ingestionv1.LinkedId_REASON_DEVICE_LINK,
+	ledger.Identify: ingestionv1.LinkedId_REASON_IDENTIFY, ledger.Alias: ingestionv1.LinkedId_REASON_ALIAS,
+	ledger.MergeCall: ingestionv1.LinkedId_REASON_MERGE, ledger.PartnerAlias: ingestionv1.LinkedId_REASON_PARTNER_ALIAS,
+}
+
+// LookupIdentity shows all ids of a user.
+func (s *Data) LookupIdentity(ctx context.Context, req *ingestionv1.LookupIdentityRequest) (*ingestionv1.LookupIdentityResponse, error) {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.Ledger.Cluster(ctx, id, req.GetDistinctId())
+	if err != nil {
+		return nil, err
+	}
+	if c == nil {
+		return nil, fault.New(fault.NotFound, "IDENTITY_NOT_FOUND", "no user has this id")
+	}
+	out := &ingestionv1.LookupIdentityResponse{UserNo: c.User.No, CanonicalId: c.User.DistinctID, Identified: c.Identified}
+	for _, i := range c.IDs {
+		out.Ids = append(out.Ids, &ingestionv1.LinkedId{Id: i.DistinctID, Reason: reasons[i.Reason], LinkTime: timestamppb.New(i.At)})
+	}
+	return out, nil
+}
+
+// ListWarnings returns a project's warnings by kind.
+func (s *Data) ListWarnings(ctx context.Context, req *ingestionv1.ListWarningsRequest) (*ingestionv1.ListWarningsResponse, error) {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	list, err := s.Ledger.Warnings(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	out := &ingestionv1.ListWarningsResponse{}
+	for _, w := range list {
+		out.Warnings = append(out.Warnings, &ingestionv1.Warning{Kind: w.Kind, Text: identity.WarningText(w.Kind), Count: w.Count, LastTime: timestamppb.New(w.Last)})
+	}
+	return out, nil
+}
+
+// GetDataStatistics counts what a project holds.
+func (s *Data) GetDataStatistics(ctx context.Context, req *ingestionv1.GetDataStatisticsRequest) (*ingestionv1.GetDataStatisticsResponse, error) {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	n, err := s.Warehouse.Events(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	st, err := s.Ledger.State(ctx, id)
+	return &ingestionv1.GetDataStatisticsResponse{Events: n, Duplicates: s.Pipeline.Duplicates(id), Profiles: st.Profiles, Users: st.Users}, err
+}
+
+// RebuildProjection makes the warehouse's copy of the profiles anew.
+func (s *Data) RebuildProjection(ctx context.Context, req *ingestionv1.RebuildProjectionRequest) (*ingestionv1.RebuildProjectionResponse, error) {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	n, err := s.Feeder.Rebuild(ctx, id)
+	return &ingestionv1.RebuildProjectionResponse{Profiles: n}, err
+}
+
+func quote(s string) string {
+	b, err := jsontext.AppendQuote(nil, s)
+	if err != nil {
+		return `""`
+	}
+	return string(b)
+}

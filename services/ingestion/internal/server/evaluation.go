@@ -1,0 +1,161 @@
+package server
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
+	"github.com/cohortbridge/cohortbridge/platform/fault"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/feed"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/leaf"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/profile"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/warehouse"
+)
+
+// Evaluation serves EvaluationService.
+type Evaluation struct {
+	ingestionv1.UnimplementedEvaluationServiceServer
+	// Ledger, Warehouse and Feeder are what is read.
+	Ledger    ledger.Ledger
+	Warehouse warehouse.Warehouse
+	Feeder    *feed.Feeder
+}
+
+// EvaluateLeaves answers leaves on one snapshot.
+func (s *Evaluation) EvaluateLeaves(req *ingestionv1.EvaluateLeavesRequest, stream grpc.ServerStreamingServer[ingestionv1.EvaluateLeavesResponse]) error {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return err
+	}
+	if req.GetAsOf() == nil {
+		return fault.Field("as_of", "required")
+	}
+	asOf := req.GetAsOf().AsTime()
+	leaves := make([]leaf.Leaf, len(req.GetLeaves()))
+	for i, l := range req.GetLeaves() {
+		if leaves[i], err = leafOf(l, asOf, "leaves["+strconv.Itoa(i)+"]"); err != nil {
+			return err
+		}
+	}
+	ctx := stream.Context()
+	var ev *warehouse.Evaluation
+	if err := s.Feeder.Read(ctx, id, func() error {
+		ev, err = s.Warehouse.Evaluate(ctx, id, leaves, asOf)
+		return err
+	}); err != nil {
+		return err
+	}
+	for i, l := range ev.Leaves {
+		set, err := userSet(l.Users)
+		if err != nil {
+			return err
+		}
+		r := &ingestionv1.LeafResult{Index: int32(i), Users: set, Duration: durationpb.New(l.Took)} //nolint:gosec // at most 1000
+		if err := stream.Send(&ingestionv1.EvaluateLeavesResponse{Answer: &ingestionv1.EvaluateLeavesResponse_Leaf{Leaf: r}}); err != nil {
+			return err
+		}
+	}
+	set, err := userSet(ev.Identified)
+	if err != nil {
+		return err
+	}
+	if err := stream.Send(&ingestionv1.EvaluateLeavesResponse{Answer: &ingestionv1.EvaluateLeavesResponse_Identified{Identified: set}}); err != nil {
+		return err
+	}
+	w := &ingestionv1.Watermark{ProfileSeq: ev.Seq}
+	if ev.NewestMS > 0 {
+		w.EventTime = timestamppb.New(time.UnixMilli(ev.NewestMS))
+	}
+	return stream.Send(&ingestionv1.EvaluateLeavesResponse{Answer: &ingestionv1.EvaluateLeavesResponse_Watermark{Watermark: w}})
+}
+
+func userSet(bm *roaring64.Bitmap) (*ingestionv1.UserSet, error) {
+	b, err := bm.ToBytes()
+	return &ingestionv1.UserSet{Roaring: b, Count: bm.GetCardinality()}, err
+}
+
+// ListChangedUsers returns the users changed after since_seq. Users whose newest
+// change lies beyond until_seq are included: the ledger keeps the newest change
+// only, and a caller must not miss that they changed before as well.
+func (s *Evaluation) ListChangedUsers(ctx context.Context, req *ingestionv1.ListChangedUsersRequest) (*ingestionv1.ListChangedUsersResponse, error) {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	bm := roaring64.New()
+	if req.GetUntilSeq() > req.GetSinceSeq() {
+		nos, err := s.Ledger.ChangedUsers(ctx, id, req.GetSinceSeq())
+		if err != nil {
+			return nil, err
+		}
+		bm.AddMany(nos)
+	}
+	set, err := userSet(bm)
+	return &ingestionv1.ListChangedUsersResponse{Users: set}, err
+}
+
+// memberChunk is how many members one message carries.
+const memberChunk = 1000
+
+// ResolveMembers streams ids and columns of users in ascending order.
+func (s *Evaluation) ResolveMembers(req *ingestionv1.ResolveMembersRequest, stream grpc.ServerStreamingServer[ingestionv1.ResolveMembersResponse]) error {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return err
+	}
+	bm := roaring64.New()
+	if len(req.GetRoaring()) > 0 {
+		if err := bm.UnmarshalBinary(req.GetRoaring()); err != nil {
+			return fault.Field("roaring", "not a portable serialization of a 64-bit roaring bitmap")
+		}
+	}
+	partner := req.GetPartnerProperty()
+	if partner == "" {
+		partner = "$CleverTap_user_id"
+	}
+	it := bm.ManyIterator()
+	nos := make([]uint64, memberChunk)
+	for n := it.NextMany(nos); n > 0; n = it.NextMany(nos) {
+		rows, err := s.Ledger.Members(stream.Context(), id, nos[:n], partner)
+		if err != nil {
+			return err
+		}
+		out := &ingestionv1.ResolveMembersResponse{Members: make([]*ingestionv1.Member, len(rows))}
+		for i := range rows {
+			if out.Members[i], err = member(&rows[i], partner, req.GetColumns()); err != nil {
+				return err
+			}
+		}
+		if err := stream.Send(out); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func member(m *ledger.Member, partner string, columns []string) (*ingestionv1.Member, error) {
+	props, err := profile.Parse(m.Props)
+	if err != nil {
+		return nil, err
+	}
+	out := &ingestionv1.Member{UserNo: m.UserNo, DistinctId: m.DistinctID, Identified: len(props) > 0, Columns: make([][]byte, len(columns))}
+	if v, ok := props.Text(partner); ok {
+		if m.Conflict {
+			out.PartnerIdConflict = true
+		} else {
+			out.PartnerId = v
+		}
+	}
+	for i, c := range columns {
+		out.Columns[i] = slices.Clip(props[c])
+	}
+	return out, nil
+}
