@@ -187,8 +187,8 @@ func (s *Sandbox) sendOnce(ctx context.Context, target string, c Campaign, zippe
 		Error    string `json:"error"`
 	}
 	_ = json.Unmarshal(body, &answer) // a body that is no JSON is told by its status below
-	if resp.StatusCode != 200 {
-		return answer.Imported, resp.StatusCode == 429 || resp.StatusCode >= 500, fmt.Errorf("import answered HTTP %d: %s", resp.StatusCode, answer.Error)
+	if resp.StatusCode != http.StatusOK {
+		return answer.Imported, resp.StatusCode == http.StatusTooManyRequests || resp.StatusCode >= 500, fmt.Errorf("import answered HTTP %d: %s", resp.StatusCode, answer.Error)
 	}
 	return answer.Imported, false, nil
 }

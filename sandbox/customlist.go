@@ -85,7 +85,7 @@ func (s *Sandbox) putList(w http.ResponseWriter, r *http.Request) {
 	if old != "" {
 		_ = os.Remove(old) // replaced by this upload
 	}
-	w.WriteHeader(200)
+	w.WriteHeader(http.StatusOK)
 }
 
 // listCompleted is step 3.

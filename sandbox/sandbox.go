@@ -209,9 +209,14 @@ func (s *Sandbox) api(group string, limit int, h apiFunc) http.HandlerFunc {
 // discard is an answer nobody gets.
 type discard struct{ h http.Header }
 
-func (d discard) Header() http.Header         { return d.h }
+// Header implements http.ResponseWriter.
+func (d discard) Header() http.Header { return d.h }
+
+// Write implements http.ResponseWriter.
 func (d discard) Write(b []byte) (int, error) { return len(b), nil }
-func (d discard) WriteHeader(int)             {}
+
+// WriteHeader implements http.ResponseWriter.
+func (d discard) WriteHeader(int) {}
 
 type recorder struct {
 	http.ResponseWriter

@@ -55,7 +55,7 @@ func (g *Guard) Authorize(ctx context.Context, method string, msg any) (context.
 }
 
 func allow(p *Principal, access Access, method string, msg any) error {
-	switch access.kind {
+	switch access.kind { //nolint:exhaustive // the others ask no more than a valid credential, or were decided before
 	case internal:
 		if !p.Internal {
 			return fault.New(fault.Denied, "INTERNAL_ONLY", "%s is for internal services", method)

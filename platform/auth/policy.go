@@ -116,9 +116,9 @@ var Policy = map[string]Access{
 	ingestion + "EvaluationService/ListChangedUsers": Internal,
 	ingestion + "EvaluationService/ResolveMembers":   Internal,
 
-	"/grpc.health.v1.Health/Check":                                    Public,
-	"/grpc.health.v1.Health/Watch":                                    Public,
-	"/grpc.health.v1.Health/List":                                     Public,
-	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":       Public,
+	"/grpc.health.v1.Health/Check":                                   Public,
+	"/grpc.health.v1.Health/Watch":                                   Public,
+	"/grpc.health.v1.Health/List":                                    Public,
+	"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo":      Public,
 	"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": Public,
 }

@@ -101,6 +101,7 @@ func logCall(ctx context.Context, method string, start time.Time, err error) {
 		level = slog.LevelError
 	case codes.Unavailable, codes.DeadlineExceeded, codes.ResourceExhausted:
 		level = slog.LevelWarn
+	default: // the caller's own affair
 	}
 	if !slog.Default().Enabled(ctx, level) {
 		return

@@ -80,4 +80,3 @@ func TestAnUnknownSchemeIsRefusedWithoutShowingAPassword(t *testing.T) {
 		t.Fatalf("password shown: %s", got)
 	}
 }
-

@@ -1,0 +1,99 @@
+// Package roles starts the parts of cohortbridge: all of them in one process
+// (standalone), or each by itself.
+package roles
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"time"
+)
+
+// Config is what a process is told. Every role reads the part it needs.
+type Config struct {
+	// DataDir is where the stores are.
+	DataDir string `koanf:"data_dir"`
+	// HTTPAddr is where REST and Mixpanel's routes are served, host:port.
+	HTTPAddr string `koanf:"http_addr"`
+	// GRPCAddr is where gRPC is served, host:port.
+	GRPCAddr string `koanf:"grpc_addr"`
+	// SandboxAddr is where the sandbox is served; empty for no sandbox.
+	SandboxAddr string `koanf:"sandbox_addr"`
+	// Dev makes the project demo and DATA/dev-credentials.json.
+	Dev bool `koanf:"dev"`
+	// TLSCert and TLSKey are PEM files; both or none.
+	TLSCert string `koanf:"tls_cert"`
+	// TLSKey belongs to TLSCert.
+	TLSKey string `koanf:"tls_key"`
+	// AllowPrivateDestinations lets connectors call private and loopback addresses.
+	AllowPrivateDestinations bool `koanf:"allow_private_destinations"`
+	// LogLevel is debug, info, warn or error.
+	LogLevel string `koanf:"log_level"`
+	// JaegerURL is the base URL of a Jaeger UI that links to traces start with.
+	JaegerURL string `koanf:"jaeger_url"`
+
+	// RegistryAddr, CohortSyncAddr and IngestionAddr are where single roles find
+	// each other.
+	RegistryAddr string `koanf:"registry_addr"`
+	// CohortSyncAddr is the sync engine's.
+	CohortSyncAddr string `koanf:"cohortsync_addr"`
+	// IngestionAddr is ingestion's.
+	IngestionAddr string `koanf:"ingestion_addr"`
+	// InternalKey is what the single roles present to each other.
+	InternalKey string `koanf:"internal_key" secret:"true"`
+
+	// MaxBodyBytes bounds a request body as sent.
+	MaxBodyBytes int64 `koanf:"max_body_bytes"`
+	// RetryWindow bounds how long a batch is retried within a run.
+	RetryWindow time.Duration `koanf:"retry_window"`
+	// RetryInitial is the first pause between tries.
+	RetryInitial time.Duration `koanf:"retry_initial"`
+}
+
+// Default is the configuration of a process that is told nothing.
+func Default() *Config {
+	return &Config{
+		DataDir: "./data", HTTPAddr: "127.0.0.1:8080", GRPCAddr: "127.0.0.1:9090", LogLevel: "info",
+		RegistryAddr: "127.0.0.1:9091", CohortSyncAddr: "127.0.0.1:9092", IngestionAddr: "127.0.0.1:9093",
+		MaxBodyBytes: 16 << 20, RetryWindow: time.Minute, RetryInitial: time.Second,
+	}
+}
+
+// Validate names the key that is wrong and what would be right.
+func (c *Config) Validate() error {
+	if c.DataDir == "" {
+		return errors.New("data_dir: want a folder")
+	}
+	for key, addr := range map[string]string{"http_addr": c.HTTPAddr, "grpc_addr": c.GRPCAddr, "sandbox_addr": c.SandboxAddr} {
+		if addr == "" && key == "sandbox_addr" {
+			continue
+		}
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return fmt.Errorf("%s: want host:port, got %q", key, addr)
+		}
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		return errors.New("tls_cert and tls_key: want both or none")
+	}
+	if c.JaegerURL != "" {
+		if u, err := url.Parse(c.JaegerURL); err != nil || u.Host == "" {
+			return errors.New("jaeger_url: want an absolute URL")
+		}
+	}
+	if c.RetryInitial <= 0 || c.RetryWindow < c.RetryInitial {
+		return errors.New("retry_initial and retry_window: want 0 < retry_initial ≤ retry_window")
+	}
+	_, err := c.Level()
+	return err
+}
+
+// Level is the log level.
+func (c *Config) Level() (slog.Level, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(c.LogLevel)); err != nil {
+		return l, fmt.Errorf("log_level: want debug, info, warn or error, got %q", c.LogLevel)
+	}
+	return l, nil
+}
