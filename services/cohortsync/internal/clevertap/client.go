@@ -14,15 +14,16 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
 	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/cohortbridge/cohortbridge/platform/fault"
+	"github.com/cohortbridge/cohortbridge/platform/netguard"
 )
 
 // Account is how to reach one CleverTap project.
@@ -58,10 +59,6 @@ type Client struct {
 	transport     *http.Transport
 }
 
-// ErrPrivateAddress is a URL whose host resolved to an address that is not
-// reachable from outside, and that the operator has not allowed.
-var ErrPrivateAddress = errors.New("the address is private, and private addresses are not allowed")
-
 // New returns a client. Close it when done.
 func New(o Options) *Client {
 	if o.Timeout <= 0 {
@@ -70,44 +67,20 @@ func New(o Options) *Client {
 	if o.MaxIdlePerHost <= 0 {
 		o.MaxIdlePerHost = 32
 	}
-	d := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
-	if !o.AllowPrivate {
-		// Checked on the address that is dialled, so a name that changes its
-		// answer between a check and the call gains nothing.
-		d.Control = func(_, address string, _ syscall.RawConn) error { return checkAddress(address) }
-	}
-	tr := &http.Transport{
-		DialContext: d.DialContext, ForceAttemptHTTP2: true, MaxIdleConnsPerHost: o.MaxIdlePerHost,
-		IdleConnTimeout: 60 * time.Second, TLSHandshakeTimeout: 10 * time.Second, ExpectContinueTimeout: time.Second,
-	}
-	noRedirect := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	tr := netguard.Transport(o.AllowPrivate, o.MaxIdlePerHost)
+	tr.ResponseHeaderTimeout = 0 // the whole call has its own limit
 	return &Client{
-		traced: &http.Client{CheckRedirect: noRedirect, Transport: otelhttp.NewTransport(tr,
+		traced: &http.Client{CheckRedirect: netguard.NoRedirect, Transport: otelhttp.NewTransport(tr,
 			otelhttp.WithPropagators(propagation.TraceContext{}),
 			otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return r.Method + " " + r.URL.Path }))},
 		// Presigned URLs carry their authority in the query: they get no span.
-		plain:   &http.Client{CheckRedirect: noRedirect, Transport: tr},
+		plain:   &http.Client{CheckRedirect: netguard.NoRedirect, Transport: tr},
 		timeout: o.Timeout, transport: tr,
 	}
 }
 
 // Close drops idle connections.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
-
-// sharedSpace is carrier-grade NAT (RFC 6598), which netip does not count as private.
-var sharedSpace = netip.MustParsePrefix("100.64.0.0/10")
-
-func checkAddress(address string) error {
-	ap, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return ErrPrivateAddress
-	}
-	ip := ap.Addr().Unmap()
-	if !ip.IsGlobalUnicast() || ip.IsPrivate() || sharedSpace.Contains(ip) {
-		return ErrPrivateAddress
-	}
-	return nil
-}
 
 // answer is the part that CleverTap's bodies have in common.
 type answer struct {
@@ -182,8 +155,8 @@ func noAnswer(err error) *Error {
 	var dns *net.DNSError
 	var op *net.OpError
 	switch {
-	case errors.Is(err, ErrPrivateAddress):
-		return &Error{Class: Refused, Message: ErrPrivateAddress.Error(), cause: err}
+	case fault.As(err) != nil: // netguard's refusal
+		return &Error{Class: Refused, Message: fault.As(err).Public, cause: err}
 	case errors.Is(err, context.DeadlineExceeded):
 		e.Message = "no answer in time"
 	case errors.Is(err, context.Canceled):

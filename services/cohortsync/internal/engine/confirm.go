@@ -52,7 +52,7 @@ func (x *execution) confirm(reason, text string) error {
 			return err
 		}
 		f.skipRemovals = false
-		led.PublishPending = led.PublishPending || x.run.Full || f.membershipChanged()
+		led.PublishPending = led.PublishPending || x.run.Full || f.membershipChanged() || x.sync.Ledger.Fingerprint != x.run.Plan.Fingerprint
 		if led.PublishPending && cause == nil {
 			pd, ce, err := x.publish(ctx, pub, f)
 			if err != nil {

@@ -122,23 +122,14 @@ func (e *Engine) Cancel(run int64) {
 // maxAttempts is how often a run is taken up before an error of our own ends it.
 const maxAttempts = 10
 
-// connectorBusyWait is how soon a run is tried again while an earlier run of
-// its connector is not through.
-const connectorBusyWait = 100 * time.Millisecond
-
 // Execute works on a run until it is final, blocked, or ctx ends; calls in
-// flight go on until hard ends. again, when positive, asks to be called again
-// after that time.
-func (e *Engine) Execute(ctx, hard context.Context, runID int64) (again time.Duration, err error) {
+// flight go on until hard ends. A run that is not to be worked on now, because
+// it is over, someone is at it, or an earlier run of its connector is not
+// through, is left alone.
+func (e *Engine) Execute(ctx, hard context.Context, runID int64) error {
 	run, lease, res, err := e.store.TakeRun(ctx, runID, e.cfg.Holder, e.cfg.Now(), e.cfg.Lease)
-	if err != nil {
-		return 0, err
-	}
-	switch res {
-	case store.NotMine:
-		return 0, nil
-	case store.NotYet:
-		return connectorBusyWait, nil
+	if err != nil || res != store.Taken {
+		return err
 	}
 	stop, cancel := context.WithCancelCause(ctx)
 	e.mu.Lock()
@@ -149,6 +140,9 @@ func (e *Engine) Execute(ctx, hard context.Context, runID int64) (again time.Dur
 	leaseCtx, endLease := context.WithCancel(context.WithoutCancel(ctx))
 	wg.Go(func() { e.keepLease(leaseCtx, lease, cancel) })
 	x := &execution{Engine: e, run: run, lease: lease, stop: stop, hard: hard, halt: cancel}
+	if run.CancelRequested {
+		cancel(errCancelled)
+	}
 	err = x.execute()
 	if err != nil && ctx.Err() == nil && !errors.Is(context.Cause(stop), errLease) && run.Attempts >= maxAttempts {
 		err = errors.Join(err, x.giveUp())
@@ -166,9 +160,9 @@ func (e *Engine) Execute(ctx, hard context.Context, runID int64) (again time.Dur
 	e.Hub.Notify(runID)
 	if err != nil && (errors.Is(err, errLease) || ctx.Err() != nil || fault.Is(err, fault.Conflict) || fault.Is(err, fault.NotFound)) {
 		e.cfg.Log.InfoContext(ctx, "run left to be resumed", "run", runID)
-		return 0, nil
+		return nil
 	}
-	return 0, err
+	return err
 }
 
 // keepLease renews the lease until ctx ends, and stops the run when it is lost

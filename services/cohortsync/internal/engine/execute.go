@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cespare/xxhash/v2"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -134,6 +135,10 @@ func (x *execution) execute() (err error) {
 		return x.endPaused(store.PauseRefused, fault.As(err).Public)
 	default:
 		return x.end(store.Finish{State: store.Failed, Reason: "CONNECTOR_UNAVAILABLE", ReasonText: publicText(err), KeepLedger: true})
+	}
+	if _, lists := x.dest.Channel.(channel.Publisher); lists {
+		// A list is known by its name: under a new one it has to be put again.
+		x.dest.Fingerprint ^= xxhash.Sum64String(x.segment.Name) << 8
 	}
 	sp.SetAttributes(attribute.String("cohortbridge.channel", x.dest.Channel.Name()))
 

@@ -36,7 +36,7 @@ func (x *execution) plan(res *cohort.Result) (blocked string, err error) {
 	stale := !led.Confirmed.IsZero() && now.Sub(led.Confirmed) > x.cfg.SnapshotLife
 	otherChannel := led.Fingerprint != 0 && led.Fingerprint&0xff != x.dest.Fingerprint&0xff
 	again := x.sync.Mode == store.OneTime && x.sync.State == store.SyncCompleted
-	x.run.Full = led.NeedsFull || stale || otherChannel || again
+	x.run.Full = x.run.Full || led.NeedsFull || stale || otherChannel || again
 
 	var change diff.Change
 	switch {

@@ -19,9 +19,9 @@ import (
 	"github.com/riverqueue/river/rivermigrate"
 )
 
-// Handler works on a run. again, when positive, asks for another call after
-// that time.
-type Handler func(ctx context.Context, run int64) (again time.Duration, err error)
+// Handler works on a run. Its error is logged; whether the run needs another
+// job is for the handler's owner to find out.
+type Handler func(ctx context.Context, run int64) error
 
 // Config of a queue.
 type Config struct {
@@ -60,11 +60,7 @@ func (*worker) Timeout(*river.Job[runArgs]) time.Duration { return -1 }
 
 // Work implements river.Worker.
 func (w *worker) Work(ctx context.Context, job *river.Job[runArgs]) error {
-	again, err := w.handle(ctx, job.Args.Run)
-	if err == nil && again > 0 {
-		return river.JobSnooze(again)
-	}
-	return err
+	return w.handle(ctx, job.Args.Run)
 }
 
 // Open opens the queue and its database. Nothing is worked on before Start.

@@ -387,7 +387,7 @@ type Syncs interface {
 type Runs interface {
 	// CreateRun makes a queued run. While one of the sync is active, that one
 	// is returned, and false; a blocked one is cancelled.
-	CreateRun(ctx context.Context, project, sync int64, t Trigger, parent string, now time.Time) (Run, bool, error)
+	CreateRun(ctx context.Context, project, sync int64, t Trigger, full bool, parent string, now time.Time) (Run, bool, error)
 	// Run reads one.
 	Run(ctx context.Context, project, sync, id int64) (Run, error)
 	// RunByID reads one by its id alone.
@@ -409,8 +409,8 @@ type Runs interface {
 	ReleaseLease(ctx context.Context, l Lease) error
 	// ReleaseHolder ends all leases of a holder that is known to be gone.
 	ReleaseHolder(ctx context.Context, holder string) error
-	// Unattended lists active runs that nobody works on and whose wake-up is
-	// before now, and sets their wake-up to next.
+	// Unattended lists active runs whose turn it is at their connector, that
+	// nobody works on and whose wake-up is before now, and sets their wake-up to next.
 	Unattended(ctx context.Context, now, next time.Time) ([]int64, error)
 
 	// SaveRun stores state, full, evaluation, totals, reason, span and trace id, plan and start.

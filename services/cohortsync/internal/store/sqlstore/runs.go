@@ -43,13 +43,16 @@ func scanRun(r scanner) (store.Run, error) {
 	return x, nil
 }
 
-func insertRun(ctx context.Context, tx *sql.Tx, sy store.Sync, t store.Trigger, parent string, now time.Time) (store.Run, error) {
-	return scanRun(tx.QueryRowContext(ctx, `INSERT INTO runs (sync_id, project_id, connector_id, state, trigger_kind, parent, created)
-		VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING `+runColumns, sy.ID, sy.ProjectID, sy.ConnectorID, store.Queued, t, parent, micros(now)))
+// wakeAfter is how long a new run's job has to arrive before the run is looked after.
+const wakeAfter = 2 * time.Second
+
+func insertRun(ctx context.Context, tx *sql.Tx, sy store.Sync, t store.Trigger, full bool, parent string, now time.Time) (store.Run, error) {
+	return scanRun(tx.QueryRowContext(ctx, `INSERT INTO runs (sync_id, project_id, connector_id, state, trigger_kind, is_full, parent, created, wake)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) RETURNING `+runColumns, sy.ID, sy.ProjectID, sy.ConnectorID, store.Queued, t, flag(full), parent, micros(now), micros(now.Add(wakeAfter))))
 }
 
 // CreateRun implements store.Runs.
-func (s *Store) CreateRun(ctx context.Context, project, sync int64, t store.Trigger, parent string, now time.Time) (out store.Run, created bool, _ error) {
+func (s *Store) CreateRun(ctx context.Context, project, sync int64, t store.Trigger, full bool, parent string, now time.Time) (out store.Run, created bool, _ error) {
 	err := s.db.Tx(ctx, func(tx *sql.Tx) error {
 		sy, err := scanSync(tx.QueryRowContext(ctx, `SELECT `+syncColumns+` FROM syncs WHERE project_id = $1 AND id = $2`, project, sync))
 		if err != nil {
@@ -64,7 +67,7 @@ func (s *Store) CreateRun(ctx context.Context, project, sync int64, t store.Trig
 			return err
 		}
 		created = true
-		out, err = insertRun(ctx, tx, sy, t, parent, now)
+		out, err = insertRun(ctx, tx, sy, t, full, parent, now)
 		return err
 	})
 	return out, created, err
@@ -203,7 +206,8 @@ func (s *Store) ReleaseHolder(ctx context.Context, holder string) error {
 // Unattended implements store.Runs.
 func (s *Store) Unattended(ctx context.Context, now, next time.Time) (out []int64, _ error) {
 	// Looked at outside a writing transaction first: nearly always there is nothing.
-	const where = ` state <= 5 AND lease_expires <= $1 AND wake <= $1`
+	const where = ` state <= 5 AND lease_expires <= $1 AND wake <= $1 AND NOT EXISTS (
+		SELECT 1 FROM runs e WHERE e.connector_id = runs.connector_id AND e.project_id = runs.project_id AND e.state <= 5 AND e.id < runs.id)`
 	var n int
 	if err := s.db.Read().QueryRowContext(ctx, `SELECT count(*) FROM runs WHERE`+where, micros(now)).Scan(&n); err != nil || n == 0 {
 		return nil, err

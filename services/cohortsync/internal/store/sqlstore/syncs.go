@@ -138,7 +138,7 @@ func (s *Store) StartDue(ctx context.Context, now time.Time, limit int) (out []s
 					return err
 				}
 				if busy == 0 {
-					r, err := insertRun(ctx, tx, d, store.BySchedule, "", now)
+					r, err := insertRun(ctx, tx, d, store.BySchedule, false, "", now)
 					if err != nil {
 						return err
 					}
