@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -193,6 +194,7 @@ func (in *Ingester) events(ctx context.Context, r *wire.Request, payload *wire.P
 		return nil, err
 	}
 	accepted := len(sc.good) + ignored
+	byIndex(failures)
 	if r.Endpoint == wire.Import {
 		return wire.Imported(&payload.Params, accepted, failures), nil
 	}
@@ -203,8 +205,11 @@ func (in *Ingester) events(ctx context.Context, r *wire.Request, payload *wire.P
 	return wire.Simple(&payload.Params, accepted > 0 || len(failures) == 0, text), nil
 }
 
-// decode reads all events of a payload; those that failed have Project nil and
-// are marked Ignored is false, Name "".
+func byIndex(failures []*event.Failure) {
+	slices.SortStableFunc(failures, func(a, b *event.Failure) int { return a.Index - b.Index })
+}
+
+// decode reads all events of a payload into sc.events, but for those that failed.
 func (sc *scratch) decode(payload *wire.Payload) ([]*event.Failure, error) {
 	var failures []*event.Failure
 	err := each(payload, func(dec *jsontext.Decoder, i int) error {
@@ -413,5 +418,6 @@ func (in *Ingester) profiles(ctx context.Context, r *wire.Request, payload *wire
 		applied += n
 		failures = append(failures, f...)
 	}
+	byIndex(failures)
 	return wire.Updated(&payload.Params, applied, failures), nil
 }

@@ -25,7 +25,7 @@ type Response struct {
 const jsonType = "application/json"
 
 // pixel is a transparent 1×1 GIF of 43 bytes.
-var pixel, _ = base64.StdEncoding.DecodeString("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")
+var pixel, _ = base64.StdEncoding.DecodeString("R0lGODlhAQABAPAAAAAAAAAAACH5BAEAAAAALAAAAAABAAEAAAICRAEAOw==")
 
 func tooLarge(limit int) *Refusal {
 	return &Refusal{http.StatusRequestEntityTooLarge, fmt.Sprintf("request exceeds max limit of %d bytes", limit)}

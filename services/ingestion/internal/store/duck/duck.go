@@ -98,14 +98,15 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 		fmt.Sprintf("SET memory_limit='%dMB'", cfg.MemoryLimitMB),
 		"SET wal_autocheckpoint='16MB'", // small checkpoints often: short stalls, fast reopen
 		"SET max_vacuum_tasks=0",        // merging row groups stalls commits for a second
-		"SET storage_compatibility_version='latest'",
 		"SET TimeZone='UTC'",
 		"SET enable_progress_bar=false",
 	}
 	if cfg.Threads > 0 {
 		settings = append(settings, fmt.Sprintf("SET threads=%d", cfg.Threads))
 	}
-	connector, err := duckdb.NewConnector(cfg.Path, func(e driver.ExecerContext) error {
+	// The storage version counts when the file is made, so it can't be a SET: older
+	// versions know no zstd.
+	connector, err := duckdb.NewConnector(cfg.Path+"?storage_compatibility_version=latest", func(e driver.ExecerContext) error {
 		for _, s := range settings {
 			if _, err := e.ExecContext(ctx, s, nil); err != nil {
 				return err

@@ -1,0 +1,280 @@
+package ingestion_test
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
+)
+
+const (
+	track   = ingestionv1.IngestRawRequest_ENDPOINT_TRACK
+	imports = ingestionv1.IngestRawRequest_ENDPOINT_IMPORT
+	engage  = ingestionv1.IngestRawRequest_ENDPOINT_ENGAGE
+	groups  = ingestionv1.IngestRawRequest_ENDPOINT_GROUPS
+)
+
+func TestEveryWireFormStoresTheEventAndAnswersInItsOwnShape(t *testing.T) {
+	h := newHarness(t)
+	// The '>' and '?' make the base64 contain '+' and '/'.
+	one := func(insert string) string {
+		return string(toJSON(t, ev("Buy>>>???~~~", start, "u", insert, props{"token": "tok-1", "note": "ÿþ~~~"})))
+	}
+	b64 := base64.StdEncoding.EncodeToString
+	secret := basic("secret-1", "")
+	formType := "application/x-www-form-urlencoded"
+	for i, c := range []struct {
+		name string
+		req  *ingestionv1.IngestRawRequest
+		want string
+	}{
+		{"go track: JSON array, verbose", &ingestionv1.IngestRawRequest{Endpoint: track, ContentType: "application/json", RawQuery: "verbose=1", Body: []byte("[" + one("w0") + "]")}, `200 application/json {"error":null,"status":1}`},
+		{"node track: GET, base64, verbose=0", &ingestionv1.IngestRawRequest{Endpoint: track, Method: "GET", RawQuery: "ip=0&verbose=0&data=" + b64([]byte(one("w1")))}, `200 text/plain 1`},
+		{"node batch: form, unescaped base64", &ingestionv1.IngestRawRequest{Endpoint: track, ContentType: formType, Body: []byte("data=" + b64([]byte("["+one("w2")+"]")))}, `200 text/plain 1`},
+		{"python track: form, JSON, verbose in the body", &ingestionv1.IngestRawRequest{Endpoint: track, ContentType: formType, Body: form("data", one("w3"), "verbose", "1", "ip", "0")}, `200 application/json {"error":null,"status":1}`},
+		{"browser beacon: text/plain", &ingestionv1.IngestRawRequest{Endpoint: track, ContentType: "text/plain;charset=UTF-8", RawQuery: "verbose=1&ip=1&_=1", Body: form("data", b64([]byte("["+one("w4")+"]")))}, `200 application/json {"error":null,"status":1}`},
+		{"pixel", &ingestionv1.IngestRawRequest{Endpoint: track, Method: "GET", RawQuery: "img=1&data=" + b64([]byte(one("w5")))}, `200 image/gif`},
+		{"callback", &ingestionv1.IngestRawRequest{Endpoint: track, Method: "GET", RawQuery: "callback=mp.cb&data=" + b64([]byte(one("w6")))}, `200 text/javascript mp.cb(1)`},
+		{"go import: gzip, strict", &ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: "application/json", ContentEncoding: "gzip", RawQuery: "strict=1&verbose=1", Authorization: secret, Body: gz(t, []byte("["+one("w7")+"]"))}, `200 application/json {"code":200,"num_records_imported":1,"status":"OK"}`},
+		{"python import: form, verbose, service account", &ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: formType, RawQuery: "project_id=1", Authorization: basic("robot", "hush"), Body: form("data", one("w8"), "verbose", "1")}, `200 application/json {"code":200,"error":null,"num_records_imported":1,"status":1}`},
+		{"node import: GET, the bare digit", &ingestionv1.IngestRawRequest{Endpoint: imports, Method: "GET", RawQuery: "ip=0&verbose=0&data=" + b64([]byte(one("w9"))), Authorization: secret}, `200 text/plain 1`},
+		{"NDJSON, literal Basic", &ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: "application/x-ndjson", RawQuery: "strict=1&project_id=1", Authorization: "Basic robot:hush", Body: []byte(one("w10") + "\n\n" + one("w11") + "\n")}, `200 application/json {"code":200,"num_records_imported":2,"status":"OK"}`},
+	} {
+		r := h.raw(c.req)
+		got := fmt.Sprintf("%d %s", r.GetStatus(), r.GetContentType())
+		if r.GetContentType() != "image/gif" {
+			got += " " + string(r.GetBody())
+		} else if len(r.GetBody()) != 43 {
+			t.Errorf("%s: pixel of %d bytes", c.name, len(r.GetBody()))
+		}
+		if got != c.want {
+			t.Errorf("%d %s: answered %q, want %q", i, c.name, got, c.want)
+		}
+	}
+	seen := map[string]bool{}
+	for _, e := range h.export(1) {
+		if e.GetEvent() != "Buy>>>???~~~" || !strings.Contains(e.GetPropertiesJson(), `"note":"ÿþ~~~"`) || e.GetDistinctId() != "u" {
+			t.Errorf("stored as %v", e)
+		}
+		if strings.Contains(e.GetPropertiesJson(), "token") {
+			t.Error("the token was stored")
+		}
+		seen[e.GetInsertId()] = true
+	}
+	for i := range 12 {
+		if !seen[fmt.Sprintf("w%d", i)] {
+			t.Errorf("event w%d was answered with success but is not stored", i)
+		}
+	}
+}
+
+func TestBadRequestsAreRefusedPreciselyAndStoreNothing(t *testing.T) {
+	h := newHarness(t)
+	good := string(toJSON(t, ev("E", start, "u", "i1", props{"token": "tok-1"})))
+	secret := basic("secret-1", "")
+	many := "[" + strings.Repeat(good+",", 2000) + good + "]"
+	bomb := gz(t, make([]byte, 64<<20))
+	if len(bomb) > 100_000 {
+		t.Fatal("the bomb is not small")
+	}
+	for _, c := range []struct {
+		name string
+		req  *ingestionv1.IngestRawRequest
+		code int32
+		want string
+	}{
+		{"malformed array", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/json", Body: []byte("[" + good + ",{]")}, 400, `"error":"invalid JSON near byte`},
+		{"malformed, not strict", &ingestionv1.IngestRawRequest{Endpoint: imports, Authorization: secret, ContentType: "application/json", Body: []byte("[" + good)}, 200, "0"},
+		{"malformed on /track", &ingestionv1.IngestRawRequest{Endpoint: track, RawQuery: "verbose=1", ContentType: "application/json", Body: []byte("[" + good + "}")}, 200, `"status":0`},
+		{"duplicate key", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/json", Body: []byte(`[{"event":"E","properties":{"a":1,"a":2}}]`)}, 400, "a name is given twice"},
+		{"trailing data", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/json", Body: []byte("[" + good + "][]")}, 400, "goes on after"},
+		{"no credential", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", ContentType: "application/json", Body: []byte("[" + good + "]")}, 401, `{"code":401,"error":"Invalid credentials","status":"Unauthorized"}`},
+		{"wrong secret", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1&project_id=1", Authorization: basic("robot", "wrong"), ContentType: "application/json", Body: []byte("[" + good + "]")}, 401, `"code":401`},
+		{"unknown token", &ingestionv1.IngestRawRequest{Endpoint: track, RawQuery: "verbose=1", ContentType: "application/json", Body: toJSON(t, ev("E", start, "u", "i", props{"token": "nope"}))}, 200, `{"error":"'properties.token' is invalid: no such project","status":0}`},
+		{"token missing", &ingestionv1.IngestRawRequest{Endpoint: track, ContentType: "application/json", Body: toJSON(t, ev("E", start, "u", "i", nil))}, 200, "0"},
+		{"gzip bomb", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentEncoding: "gzip", ContentType: "application/json", Body: bomb}, 413, `{"code":413,"error":"request exceeds max limit of 10485760 bytes","status":"Request Entity Too Large"}`},
+		{"cut-off gzip", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentEncoding: "gzip", ContentType: "application/json", Body: gz(t, []byte("["+good+"]"))[:60]}, 400, "gzip body is cut off"},
+		{"not gzip", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentEncoding: "gzip", ContentType: "application/json", Body: []byte("[" + good + "]")}, 400, "not valid gzip"},
+		{"unknown encoding", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentEncoding: "zstd", ContentType: "application/json", Body: []byte("x")}, 415, "unsupported content encoding"},
+		{"oversized", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/json", Body: []byte("[" + strings.Repeat(" ", 10<<20) + "]")}, 413, "max limit of 10485760 bytes"},
+		{"2001 events", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/json", Body: []byte(many)}, 413, "max limit of 2000 records"},
+		{"neither JSON nor base64", &ingestionv1.IngestRawRequest{Endpoint: track, RawQuery: "verbose=1", ContentType: "application/x-www-form-urlencoded", Body: []byte("data=%%%")}, 200, `"status":0`},
+		{"nothing", &ingestionv1.IngestRawRequest{Endpoint: track, RawQuery: "verbose=1"}, 200, `{"error":"no data","status":0}`},
+		{"callback with markup", &ingestionv1.IngestRawRequest{Endpoint: track, Method: "GET", RawQuery: "callback=%3Cscript%3E&data=e30"}, 200, "0"},
+	} {
+		r := h.raw(c.req)
+		if r.GetStatus() != c.code || !strings.Contains(string(r.GetBody()), c.want) {
+			t.Errorf("%s: answered %d %s, want %d …%s…", c.name, r.GetStatus(), r.GetBody(), c.code, c.want)
+		}
+	}
+	if n := len(h.export(1)); n != 0 {
+		t.Errorf("%d events were stored", n)
+	}
+}
+
+func TestStrictImportReportsEachBadEventAndStoresTheRest(t *testing.T) {
+	h := newHarness(t)
+	at := start.Add(-time.Hour)
+	deep := props{"a": props{"b": props{"c": props{"d": props{}}}}}
+	wide := props{}
+	for i := range 256 {
+		wide[fmt.Sprint("k", i)] = i
+	}
+	long := strings.Repeat("é", 300)
+	batch := []any{
+		ev("Good", at, "u1", "a-0", props{"text": long}),
+		props{"event": 7, "properties": props{}},
+		props{"event": "E"},
+		ev("E", at, "", "a-3", nil),
+		ev("E", at, "none", "a-4", nil),
+		ev("E", at, "u", "", nil),
+		ev("E", at, "u", "bad id!", nil),
+		ev("E", at, "u", strings.Repeat("x", 37), nil),
+		ev("E", time.Unix(1000, 0), "u", "a-8", nil),
+		ev("E", start.Add(2*time.Hour), "u", "a-9", nil),
+		ev("E", at, "u", "a-10", deep),
+		ev("E", at, "u", "a-11", wide),
+		ev("E", at, "u", "a-12", props{"time": "yesterday"}),
+		"MARK",
+		ev("E", at, "", "a-14", props{"distinct_id": []int{1}}),
+		ev("Dropped", at, "u", "a-15", props{"$ignore": true}),
+		ev("Good", at, "", "a-16", props{"distinct_id": 42, "time": fmt.Sprint(at.Unix())}),
+		ev("Good", start.Add(30*time.Minute), "u1", "a-17", nil),
+	}
+	body := toJSON(t, batch)
+	body = []byte(strings.Replace(string(body), `"MARK"`, `{"event":"E","properties":{"distinct_id":"u","$insert_id":"a-13","time":1,"bad":"`+"\xff"+`"}}`, 1))
+	r := h.raw(&ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: "application/json", RawQuery: "strict=1", Authorization: basic("secret-1", ""), Body: body})
+	var got struct {
+		Code     int `json:"code"`
+		Imported int `json:"num_records_imported"`
+		Failed   []struct {
+			Index    int    `json:"index"`
+			InsertID string `json:"insert_id"`
+			Dollar   string `json:"$insert_id"`
+			Field    string `json:"field"`
+		} `json:"failed_records"`
+	}
+	mustDecode(t, r.GetBody(), &got)
+	want := map[int]string{
+		1: "event", 2: "properties", 3: "properties.distinct_id", 4: "properties.distinct_id", 5: "properties.$insert_id", 6: "properties.$insert_id", 7: "properties.$insert_id",
+		8: "properties.time", 9: "properties.time", 10: "properties.a", 11: "properties", 12: "properties.time", 13: "properties.bad", 14: "properties.distinct_id",
+	}
+	if r.GetStatus() != 400 || got.Code != 400 || got.Imported != 4 || len(got.Failed) != len(want) {
+		t.Errorf("answered %d %s", r.GetStatus(), r.GetBody())
+	}
+	for _, f := range got.Failed {
+		if want[f.Index] != f.Field || f.InsertID != f.Dollar || (f.Index > 7 && f.InsertID != fmt.Sprintf("a-%d", f.Index)) {
+			t.Errorf("failed record %+v, want field %s", f, want[f.Index])
+		}
+	}
+	stored := h.export(1)
+	if len(stored) != 3 {
+		t.Fatalf("%d events stored, want 3", len(stored))
+	}
+	for _, e := range stored {
+		switch e.GetInsertId() {
+		case "a-0":
+			if !strings.Contains(e.GetPropertiesJson(), `"`+strings.Repeat("é", 255)+`"`) {
+				t.Error("a long text is not cut to 255 characters")
+			}
+		case "a-16":
+			if e.GetDistinctId() != "42" {
+				t.Errorf("a numeric id became %q", e.GetDistinctId())
+			}
+		case "a-17":
+			if !e.GetTime().AsTime().Equal(start) {
+				t.Errorf("a time half an hour ahead became %v, want now", e.GetTime().AsTime())
+			}
+		}
+	}
+}
+
+func TestRepeatedEventsCountOnceAlsoConcurrentlyAfterRestartAndMerge(t *testing.T) {
+	h := newHarness(t)
+	batch := func(day int) []props {
+		var out []props
+		for i := range 300 {
+			out = append(out, ev("View", start.Add(-time.Duration(day)*24*time.Hour-time.Duration(i)*time.Second), "", fmt.Sprintf("d%d-%d", day, i), props{"$device_id": fmt.Sprint("dev", i%20)}))
+		}
+		return out
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		for day := range 4 {
+			wg.Go(func() { h.importStrict(1, batch(day)...) })
+		}
+	}
+	wg.Wait()
+	count := func(what string, want int) {
+		t.Helper()
+		if n := len(h.export(1)); n != want {
+			t.Fatalf("%s: %d events, want %d", what, n, want)
+		}
+	}
+	count("concurrent repeats", 1200)
+	h.restart()
+	for day := range 4 {
+		h.importStrict(1, batch(day)...)
+	}
+	count("repeats after a restart", 1200)
+	// The devices become users; the re-sent events are still the same events.
+	for i := range 20 {
+		h.importStrict(1, ev("Login", start, "", fmt.Sprint("login", i), props{"$device_id": fmt.Sprint("dev", i), "$user_id": fmt.Sprint("user", i)}))
+	}
+	h.importStrict(1, batch(2)...)
+	count("repeats after a merge", 1220)
+	for _, e := range h.export(1) {
+		if !strings.HasPrefix(e.GetDistinctId(), "user") {
+			t.Fatalf("event of %s did not follow the merge", e.GetDistinctId())
+		}
+	}
+	// Without an insert id nothing is a repeat.
+	for range 2 {
+		h.raw(&ingestionv1.IngestRawRequest{Endpoint: track, ContentType: "application/json", Body: toJSON(t, ev("Ping", start, "user1", "", props{"token": "tok-1"}))})
+	}
+	count("events without insert id", 1222)
+	st, err := h.data.GetDataStatistics(context.Background(), &ingestionv1.GetDataStatisticsRequest{Parent: "projects/1"})
+	if err != nil || st.GetEvents() != 1222 || st.GetUsers() != 20 {
+		t.Errorf("statistics %v, %v", st, err)
+	}
+}
+
+func TestDedupeStaysExactWhenDaysDoNotFitInMemory(t *testing.T) {
+	h := newHarness(t)
+	h.cfg.HashBudget = 250
+	h.restart()
+	for range 3 {
+		for day := range 5 {
+			var out []props
+			for i := range 200 {
+				out = append(out, ev("View", start.Add(-time.Duration(day)*24*time.Hour), fmt.Sprint("u", i), fmt.Sprint("i", i), nil))
+			}
+			h.importStrict(1, out...)
+		}
+	}
+	if n := len(h.export(1)); n != 1000 {
+		t.Fatalf("%d events, want 1000", n)
+	}
+}
+
+func TestTypedImportReportsDuplicatesAndFailures(t *testing.T) {
+	h := newHarness(t)
+	req := &ingestionv1.ImportEventsRequest{Parent: "projects/1", Events: []*ingestionv1.Event{
+		typed("Pay", start, "u", "x1"), typed("Pay", start, "u", "x1"), typed("Pay", start, "null", "x2"), typed("Pay", start.Add(-time.Hour), "u", ""),
+	}}
+	r, err := h.in.ImportEvents(context.Background(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.GetImported() != 3 || r.GetDuplicates() != 1 || len(r.GetFailedRecords()) != 1 || r.GetFailedRecords()[0].GetIndex() != 2 || r.GetFailedRecords()[0].GetField() != "properties.distinct_id" {
+		t.Errorf("answered %v", r)
+	}
+	if _, err := h.in.ImportEvents(context.Background(), &ingestionv1.ImportEventsRequest{Parent: "projects/99", Events: req.GetEvents()}); err == nil {
+		t.Error("an unknown project was accepted")
+	}
+}
