@@ -104,16 +104,25 @@ func (d *demo) importData(ctx context.Context) error {
 	if err := d.send(ctx, d.data.events, d.data.updates); err != nil {
 		return err
 	}
-	var st ingestionv1.GetDataStatisticsResponse
-	if err := d.api.call(ctx, http.MethodGet, d.api.project()+"/statistics", nil, &st); err != nil {
+	st, err := d.statistics(ctx, len(d.data.events))
+	if err != nil {
 		return err
-	}
-	d.sum.EventsImported, d.sum.Profiles = st.GetEvents(), st.GetProfiles()
-	if int(st.GetEvents()) != len(d.data.events) {
-		return fmt.Errorf("%d events sent, %d stored", len(d.data.events), st.GetEvents())
 	}
 	d.say("imported %d events of %d users, %d with profiles", st.GetEvents(), st.GetUsers(), st.GetProfiles())
 	return nil
+}
+
+// statistics reads what is stored, and fails unless that is every event sent.
+func (d *demo) statistics(ctx context.Context, sent int) (*ingestionv1.GetDataStatisticsResponse, error) {
+	var st ingestionv1.GetDataStatisticsResponse
+	if err := d.api.call(ctx, http.MethodGet, d.api.project()+"/statistics", nil, &st); err != nil {
+		return nil, err
+	}
+	if int(st.GetEvents()) != sent {
+		return nil, fmt.Errorf("%d events sent, %d stored", sent, st.GetEvents())
+	}
+	d.sum.EventsImported, d.sum.Profiles = st.GetEvents(), st.GetProfiles()
+	return &st, nil
 }
 
 func (d *demo) connect(ctx context.Context) error {
@@ -198,7 +207,7 @@ func (d *demo) exportOnce(ctx context.Context) error {
 	}
 	t := r.GetTotals()
 	d.sum.CohortSize, d.sum.Skipped, d.sum.Warnings, d.sum.TraceID = r.GetEvaluation().GetIdentifiedUsers(), t.GetSkippedByReason(), t.GetWarnings(), r.GetTraceId()
-	seg, err := d.compare(ctx)
+	seg, err := d.compare(ctx, r)
 	if err != nil {
 		return fmt.Errorf("after the one-time export: %w", err)
 	}
@@ -208,18 +217,20 @@ func (d *demo) exportOnce(ctx context.Context) error {
 }
 
 func (d *demo) exportDynamic(ctx context.Context) error {
-	name, _, err := d.createSync(ctx, cohortsyncv1.Sync_MODE_DYNAMIC)
+	name, first, err := d.createSync(ctx, cohortsyncv1.Sync_MODE_DYNAMIC)
 	if err != nil {
 		return err
 	}
-	if _, err := d.compare(ctx); err != nil {
+	if _, err := d.compare(ctx, first); err != nil {
 		return fmt.Errorf("after the first dynamic run: %w", err)
 	}
 	events, updates := d.data.change(d.api.c.ProjectToken)
 	if err := d.send(ctx, events, updates); err != nil {
 		return err
 	}
-	d.sum.EventsImported += int64(len(events))
+	if _, err := d.statistics(ctx, int(d.sum.EventsImported)+len(events)); err != nil {
+		return err
+	}
 	var resp cohortsyncv1.RunSyncResponse
 	if err := d.api.call(ctx, http.MethodPost, name+":run", &cohortsyncv1.RunSyncRequest{}, &resp); err != nil {
 		return err
@@ -230,7 +241,7 @@ func (d *demo) exportDynamic(ctx context.Context) error {
 	}
 	t := r.GetTotals()
 	d.sum.SecondRun = SecondRun{Added: t.GetAdded(), Removed: t.GetRemoved(), Updated: t.GetUpdated(), Calls: t.GetCalls()}
-	seg, err := d.compare(ctx)
+	seg, err := d.compare(ctx, r)
 	if err != nil {
 		return fmt.Errorf("after the second dynamic run: %w", err)
 	}
@@ -241,7 +252,7 @@ func (d *demo) exportDynamic(ctx context.Context) error {
 
 // compare fails unless the segment's members are exactly the cohort's identified
 // users, both by the system's own answer and by the demo's own reckoning.
-func (d *demo) compare(ctx context.Context) (sandbox.SegmentInfo, error) {
+func (d *demo) compare(ctx context.Context, run *cohortsyncv1.Run) (sandbox.SegmentInfo, error) {
 	var list sandbox.Segments
 	if err := d.api.sandboxJSON(ctx, http.MethodGet, "/sandbox/segments", nil, &list); err != nil {
 		return sandbox.SegmentInfo{}, err
@@ -263,16 +274,39 @@ func (d *demo) compare(ctx context.Context) (sandbox.SegmentInfo, error) {
 	for _, id := range m.Members {
 		in[id] = true
 	}
-	evaluated, err := d.members(ctx)
+	evaluated, err := d.members(ctx, run)
 	if err != nil {
 		return seg, err
 	}
 	return seg, errors.Join(differ("the system's own members", in, evaluated), differ("the demo's reckoning", in, d.data.expected()))
 }
 
-// members are the identifiers of the cohort's identified users now. Those whose
-// identity CleverTap refuses are in the cohort and can't be in the segment.
-func (d *demo) members(ctx context.Context) (map[string]bool, error) {
+// skipped are the users the run left out, by number: they are in the cohort and
+// can't be in the segment.
+func (d *demo) skipped(ctx context.Context, run *cohortsyncv1.Run) (map[uint64]bool, error) {
+	out := map[uint64]bool{}
+	token := ""
+	for {
+		var resp cohortsyncv1.ListRunUsersResponse
+		if err := d.api.call(ctx, http.MethodGet, run.GetName()+"/users?outcome=OUTCOME_SKIPPED&page_size=10000&page_token="+token, nil, &resp); err != nil {
+			return nil, err
+		}
+		for _, u := range resp.GetUsers() {
+			out[u.GetUserNo()] = true
+		}
+		if token = resp.GetNextPageToken(); token == "" {
+			return out, nil
+		}
+	}
+}
+
+// members are the identifiers of the cohort's identified users now, without
+// those the run left out.
+func (d *demo) members(ctx context.Context, run *cohortsyncv1.Run) (map[string]bool, error) {
+	skip, err := d.skipped(ctx, run)
+	if err != nil {
+		return nil, err
+	}
 	out := map[string]bool{}
 	token := ""
 	for {
@@ -282,7 +316,7 @@ func (d *demo) members(ctx context.Context) (map[string]bool, error) {
 		}
 		for _, m := range resp.GetMembers() {
 			switch id := m.GetPartnerId(); {
-			case !m.GetIdentified() || id == "n/a":
+			case !m.GetIdentified() || skip[m.GetUserNo()]:
 			case id != "":
 				out[id] = true
 			default:

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -59,6 +60,8 @@ func serveGRPC(g *lifecycle.Group, srv *grpc.Server, listeners ...net.Listener) 
 
 func serveHTTP(g *lifecycle.Group, name string, l net.Listener, h http.Handler, certFile, keyFile string) error {
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
+	fresh := &freshConns{}
+	srv.ConnState = fresh.track
 	base, cancel := context.WithCancel(context.Background())
 	srv.BaseContext = func(net.Listener) context.Context { return base }
 	if certFile != "" {
@@ -86,10 +89,39 @@ func serveHTTP(g *lifecycle.Group, name string, l net.Listener, h http.Handler, 
 		t := time.AfterFunc(lifecycle.DrainTimeout/4, cancel)
 		defer t.Stop()
 		defer cancel()
+		fresh.close()
 		if err := srv.Shutdown(ctx); err != nil {
 			return srv.Close()
 		}
 		return nil
 	})
 	return nil
+}
+
+// freshConns are connections that have not sent a byte yet. Shutdown would wait
+// five seconds for each, in case a request is on its way.
+type freshConns struct {
+	mu    sync.Mutex
+	conns map[net.Conn]struct{}
+}
+
+func (f *freshConns) track(c net.Conn, s http.ConnState) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if s == http.StateNew {
+		if f.conns == nil {
+			f.conns = map[net.Conn]struct{}{}
+		}
+		f.conns[c] = struct{}{}
+		return
+	}
+	delete(f.conns, c)
+}
+
+func (f *freshConns) close() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for c := range f.conns {
+		_ = c.Close() // nobody said anything on it
+	}
 }

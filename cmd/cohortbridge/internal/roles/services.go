@@ -20,11 +20,14 @@ func openRegistry(ctx context.Context, cfg *Config) (*registry.Service, error) {
 func openIngestion(ctx context.Context, cfg *Config, creds registryv1.CredentialServiceClient) (*ingestion.Service, error) {
 	c := ingestion.Default()
 	c.DataDir = filepath.Join(cfg.DataDir, "ingestion")
-	return ingestion.New(ctx, c, creds)
+	return ingestion.New(ctx, c, ingestion.FromRegistry(creds))
 }
 
 func openCohortSync(ctx context.Context, cfg *Config, eval ingestionv1.EvaluationServiceClient, creds registryv1.CredentialServiceClient) (*cohortsync.Service, error) {
 	c := cohortsync.Default()
 	c.DataDir = filepath.Join(cfg.DataDir, "cohortsync")
-	return cohortsync.New(ctx, c, eval, creds)
+	c.AllowPrivateDestinations = cfg.AllowPrivateDestinations
+	c.RetryBackoff, c.RetryBudget = cfg.RetryInitial, cfg.RetryWindow
+	c.RetryMaxBackoff, c.ThrottleBackoff = max(cfg.RetryInitial, cfg.RetryWindow/3), cfg.RetryInitial
+	return cohortsync.New(ctx, c, cohortsync.Deps{Evaluation: eval, Credentials: creds})
 }
