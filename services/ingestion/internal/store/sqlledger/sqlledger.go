@@ -19,9 +19,9 @@ import (
 //go:embed migrations
 var migrations embed.FS
 
-// chunk is how many ids or numbers one statement names: few round trips, and
-// well under every engine's limit on parameters.
-const chunk = 400
+// chunk is how many ids or numbers one statement names. SQLite looks numbered
+// parameters up one by one, so that long lists cost their square.
+const chunk = 64
 
 // Store is a ledger.Ledger.
 type Store struct{ db *sqldb.DB }
@@ -45,29 +45,50 @@ type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
 	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
 	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	PrepareContext(ctx context.Context, query string) (*sql.Stmt, error)
 }
 
 // in runs query once per chunk of keys; %s stands for the list of placeholders,
-// which start at $2 ($1 is the project).
-func in[K any](ctx context.Context, q querier, projectID int64, query string, keys []K, scan func(*sql.Rows) error) error {
+// which start at $2 ($1 is the project). Full chunks share a prepared statement.
+func in[K any](ctx context.Context, q querier, projectID int64, query string, keys []K, scan func(*sql.Rows) error) (err error) {
+	var full *sql.Stmt
+	if len(keys) >= 2*chunk {
+		if full, err = q.PrepareContext(ctx, fmt.Sprintf(query, placeholders(2, chunk))); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, full.Close()) }()
+	}
+	args := make([]any, 0, chunk+1)
 	for part := range slices.Chunk(keys, chunk) {
-		args := make([]any, 1, len(part)+1)
-		args[0] = projectID
+		args = append(args[:0], projectID)
 		for _, k := range part {
 			args = append(args, k)
 		}
-		if err := each(ctx, q, fmt.Sprintf(query, placeholders(2, len(part))), args, scan); err != nil {
+		var rows *sql.Rows
+		if full != nil && len(part) == chunk {
+			rows, err = full.QueryContext(ctx, args...)
+		} else {
+			rows, err = q.QueryContext(ctx, fmt.Sprintf(query, placeholders(2, len(part))), args...)
+		}
+		if err == nil {
+			err = drain(rows, scan)
+		}
+		if err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func each(ctx context.Context, q querier, query string, args []any, scan func(*sql.Rows) error) (err error) {
+func each(ctx context.Context, q querier, query string, args []any, scan func(*sql.Rows) error) error {
 	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
 		return err
 	}
+	return drain(rows, scan)
+}
+
+func drain(rows *sql.Rows, scan func(*sql.Rows) error) (err error) {
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	for rows.Next() {
 		if err := scan(rows); err != nil {

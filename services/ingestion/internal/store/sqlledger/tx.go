@@ -3,6 +3,7 @@ package sqlledger
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -19,19 +20,37 @@ type tx struct {
 	next, seq uint64
 }
 
-// insert writes rows of cols values each with as few statements as parameters allow.
-func (t *tx) insert(head, tail string, cols int, args []any) error {
-	for part := range slices.Chunk(args, cols*chunk) {
+// insertRows is how many rows one INSERT carries; see chunk.
+const insertRows = 16
+
+// insert writes rows of cols values each. Full statements are prepared once.
+func (t *tx) insert(head, tail string, cols int, args []any) (err error) {
+	text := func(rows int) string {
 		var b strings.Builder
 		b.WriteString(head)
-		for i := 0; i < len(part); i += cols {
+		for i := range rows {
 			if i > 0 {
 				b.WriteByte(',')
 			}
-			fmt.Fprintf(&b, "(%s)", placeholders(i+1, cols))
+			fmt.Fprintf(&b, "(%s)", placeholders(i*cols+1, cols))
 		}
 		b.WriteString(tail)
-		if _, err := t.q.ExecContext(t.ctx, b.String(), part...); err != nil {
+		return b.String()
+	}
+	var full *sql.Stmt
+	if len(args) >= 2*cols*insertRows {
+		if full, err = t.q.PrepareContext(t.ctx, text(insertRows)); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, full.Close()) }()
+	}
+	for part := range slices.Chunk(args, cols*insertRows) {
+		if full != nil && len(part) == cols*insertRows {
+			_, err = full.ExecContext(t.ctx, part...)
+		} else {
+			_, err = t.q.ExecContext(t.ctx, text(len(part)/cols), part...)
+		}
+		if err != nil {
 			return err
 		}
 	}
