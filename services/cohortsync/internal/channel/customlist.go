@@ -2,7 +2,6 @@ package channel
 
 import (
 	"context"
-	"encoding/csv"
 	"errors"
 	"io"
 	"strings"
@@ -58,13 +57,10 @@ func (c *customList) Send(ctx context.Context, _ Segment, b Batch) ([]Refusal, e
 }
 
 func (c *customList) PublishLine(identifier string) string {
-	var b strings.Builder
-	w := csv.NewWriter(&b)
-	if w.Write([]string{"i", identifier}) != nil {
-		return ""
+	if strings.ContainsAny(identifier, "\",\r\n") || identifier[0] == ' ' {
+		return `i,"` + strings.ReplaceAll(identifier, `"`, `""`) + "\"\n"
 	}
-	w.Flush()
-	return b.String()
+	return "i," + identifier + "\n"
 }
 
 func (c *customList) Publish(ctx context.Context, s Segment, file io.ReaderAt, size int64) (int, error) {

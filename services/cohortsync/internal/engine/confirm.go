@@ -52,7 +52,7 @@ func (x *execution) confirm(reason, text string) error {
 			return err
 		}
 		f.skipRemovals = false
-		led.PublishPending = led.PublishPending || x.run.Full || f.membershipChanged() || x.sync.Ledger.Fingerprint != x.run.Plan.Fingerprint
+		led.PublishPending = led.PublishPending || x.run.Full || f.changed || x.sync.Ledger.Fingerprint != x.run.Plan.Fingerprint
 		if led.PublishPending && cause == nil {
 			pd, ce, err := x.publish(ctx, pub, f)
 			if err != nil {
@@ -77,8 +77,11 @@ func (x *execution) confirm(reason, text string) error {
 			}
 		}
 	}
-	if err := f.fold(); err != nil {
-		return err
+	// A publisher's batches are folded already but for the removals.
+	if !publishes || f.removals {
+		if err := f.fold(); err != nil {
+			return err
+		}
 	}
 	t, err := x.store.Confirm(ctx, x.lease, nil, d)
 	if err != nil {
@@ -166,13 +169,11 @@ type folding struct {
 	// for another user: they belong there now.
 	sentAgain map[string]bool
 	left      []ledger.Entry
-	removed   map[string]bool
 	dirty     *roaring64.Bitmap
 	changed   bool
+	removals  bool
 	cache     map[int]store.Batch
 }
-
-func (f *folding) membershipChanged() bool { return f.changed }
 
 // load reads the batches' heads and what has to be known before blocks are changed.
 func (f *folding) load() (err error) {
@@ -184,6 +185,7 @@ func (f *folding) load() (err error) {
 	unconfirmed := false
 	for _, h := range f.heads {
 		f.changed = f.changed || h.Op != channel.Update
+		f.removals = f.removals || h.Op == channel.Remove
 		if h.Clean {
 			continue
 		}
@@ -253,7 +255,7 @@ func (f *folding) each(h store.BatchHead, fn func(e ledger.Entry, flags byte, o 
 const windowBlocks = 4
 
 func (f *folding) fold() error {
-	f.left, f.removed, f.dirty = nil, map[string]bool{}, roaring64.New()
+	f.left, f.dirty = nil, roaring64.New()
 	blocks, err := f.blocks()
 	if err != nil {
 		return err
