@@ -102,13 +102,16 @@ type stream struct {
 	took time.Duration
 }
 
-func (s *stream) Send(m *ingestionv1.EvaluateLeavesResponse) error { s.got = append(s.got, m); return nil }
-func (s *stream) Context() context.Context                         { return s.ctx }
-func (*stream) SetHeader(metadata.MD) error                        { return nil }
-func (*stream) SendHeader(metadata.MD) error                       { return nil }
-func (*stream) SetTrailer(metadata.MD)                             {}
-func (*stream) SendMsg(any) error                                  { return nil }
-func (*stream) RecvMsg(any) error                                  { return io.EOF }
+func (s *stream) Send(m *ingestionv1.EvaluateLeavesResponse) error {
+	s.got = append(s.got, m)
+	return nil
+}
+func (s *stream) Context() context.Context   { return s.ctx }
+func (*stream) SetHeader(metadata.MD) error  { return nil }
+func (*stream) SendHeader(metadata.MD) error { return nil }
+func (*stream) SetTrailer(metadata.MD)       {}
+func (*stream) SendMsg(any) error            { return nil }
+func (*stream) RecvMsg(any) error            { return io.EOF }
 
 // BenchmarkLeaves is P3: a behavior and a property leaf on 5 M events and 500 k
 // profiles of 15 properties. BENCH_EVENTS and BENCH_PROFILES change the size;

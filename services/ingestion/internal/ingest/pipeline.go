@@ -47,11 +47,11 @@ type Pipeline struct {
 	resolve, commit chan *job
 	done            sync.WaitGroup
 
-	mu      sync.RWMutex // held for reading while a job is handed over, for writing by Close
-	closed  bool
-	queued  atomic.Int64 // events that wait
-	jobs    atomic.Int64 // requests between Begin and their answer
-	dupes   sync.Map     // project id → *atomic.Int64
+	mu     sync.RWMutex // held for reading while a job is handed over, for writing by Close
+	closed bool
+	queued atomic.Int64 // events that wait
+	jobs   atomic.Int64 // requests between Begin and their answer
+	dupes  sync.Map     // project id → *atomic.Int64
 }
 
 type job struct {
