@@ -185,6 +185,9 @@ func (s *Session) Partner(value string, no uint64, hasProfile func(uint64) (bool
 	case err != nil:
 		return false, err
 	case row == nil:
+		if s.system == project.Original && !s.room(no) {
+			return false, s.tx.Warn(WarnPartnerAlias, s.now)
+		}
 		return true, s.alias(value, no, ledger.PartnerAlias)
 	case row.Canonical == no:
 		return true, nil

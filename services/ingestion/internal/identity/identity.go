@@ -63,6 +63,11 @@ func (r *Resolver) System(ctx context.Context, p *project.Project) (project.Iden
 // Known fills in the user numbers the cache knows and returns the events that
 // need the ledger: unknown ids, links that are not settled, identity calls.
 func (r *Resolver) Known(events []*event.Event, system func(*project.Project) project.IdentitySystem) (rest []*event.Event) {
+	for _, ev := range events {
+		if ev.Name == "$create_alias" && system(ev.Project) == project.Legacy {
+			return events // later events of the batch may get another number by it
+		}
+	}
 	var promote []*event.Event
 	r.cache.mu.RLock()
 	for _, ev := range events {

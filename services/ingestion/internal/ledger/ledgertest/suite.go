@@ -1,0 +1,388 @@
+// Package ledgertest is what every ledger.Ledger must do.
+package ledgertest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
+)
+
+// Open opens the ledger of a directory, the same data each time.
+type Open func(t *testing.T, dir string) ledger.Ledger
+
+var at = time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
+
+// Run runs the suite.
+func Run(t *testing.T, open Open) {
+	for name, f := range map[string]func(*testing.T, Open){
+		"FreezeKeepsTheFirstSystem":           freeze,
+		"UserNumbersAreDenseAndNeverReused":   numbers,
+		"AFailedUpdateLeavesNothing":          rollback,
+		"ConcurrentUpdatesAreSerial":          serial,
+		"MergesMoveTheClusterAndItsSequence":  merge,
+		"ProfilesChangeUnderASequence":        profiles,
+		"MembersAreReadDenseAndSparse":        members,
+		"WarningsAreCountedByKind":            warnings,
+		"GroupsAreWrittenReadAndDeleted":      groups,
+		"ProjectsAreApart":                    apart,
+		"EverythingSurvivesReopening":         reopen,
+		"RepointMovesAnAliasWithoutItsEvents": repoint,
+	} {
+		t.Run(name, func(t *testing.T) { f(t, open) })
+	}
+}
+
+type fixture struct {
+	*testing.T
+	l   ledger.Ledger
+	ctx context.Context //nolint:containedctx // a test's own
+}
+
+func begin(t *testing.T, open Open) *fixture {
+	t.Helper()
+	f := &fixture{T: t, l: open(t, t.TempDir()), ctx: context.Background()}
+	f.freeze(1)
+	t.Cleanup(func() {
+		if err := f.l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+func (f *fixture) freeze(id int64) {
+	f.Helper()
+	if _, err := f.l.Freeze(f.ctx, id, project.Simplified); err != nil {
+		f.Fatal(err)
+	}
+}
+
+func (f *fixture) update(id int64, fn func(ledger.Tx) error) {
+	f.Helper()
+	if err := f.l.Update(f.ctx, id, fn); err != nil {
+		f.Fatal(err)
+	}
+}
+
+func (f *fixture) users(ids ...string) {
+	f.Helper()
+	f.update(1, func(tx ledger.Tx) error { _, err := tx.NewUsers(ids, at); return err })
+}
+
+func (f *fixture) id(id string) ledger.ID {
+	f.Helper()
+	m, err := f.l.IDs(f.ctx, 1, []string{id})
+	if err != nil {
+		f.Fatal(err)
+	}
+	return m[id]
+}
+
+func freeze(t *testing.T, open Open) {
+	f := begin(t, open)
+	if sys, err := f.l.Freeze(f.ctx, 1, project.Original); err != nil || sys != project.Simplified {
+		t.Errorf("second freeze: %v, %v", sys, err)
+	}
+	if err := f.l.Update(f.ctx, 99, func(ledger.Tx) error { return nil }); err == nil {
+		t.Error("an update of an unknown project succeeded")
+	}
+	if st, err := f.l.State(f.ctx, 99); err != nil || st != (ledger.State{}) {
+		t.Errorf("state of an unknown project: %+v, %v", st, err)
+	}
+}
+
+func numbers(t *testing.T, open Open) {
+	f := begin(t, open)
+	many := make([]string, 500) // more than one statement carries
+	for i := range many {
+		many[i] = fmt.Sprint("id", i)
+	}
+	f.users(many...)
+	f.users("next")
+	if id := f.id("next"); id.UserNo != 501 || id.Canonical != 501 || id.Reason != ledger.FirstSeen || !id.At.Equal(at) {
+		t.Errorf("next: %+v", id)
+	}
+	found, err := f.l.IDs(f.ctx, 1, append(many, "unknown"))
+	if err != nil || len(found) != 500 {
+		t.Fatalf("%d ids, %v", len(found), err)
+	}
+	for i, id := range many {
+		if found[id].UserNo != uint64(i+1) {
+			t.Fatalf("%s has number %d", id, found[id].UserNo)
+		}
+	}
+	if err := f.l.Update(f.ctx, 1, func(tx ledger.Tx) error { _, err := tx.NewUsers([]string{"id7"}, at); return err }); err == nil {
+		t.Error("a known id became a second user")
+	}
+}
+
+func rollback(t *testing.T, open Open) {
+	f := begin(t, open)
+	stop := errors.New("stop")
+	err := f.l.Update(f.ctx, 1, func(tx ledger.Tx) error {
+		if _, err := tx.NewUsers([]string{"a"}, at); err != nil {
+			return err
+		}
+		if err := tx.PutProfiles([]ledger.Profile{{UserNo: 1, Props: []byte("{}"), Updated: at}}); err != nil {
+			return err
+		}
+		return stop
+	})
+	if !errors.Is(err, stop) {
+		t.Errorf("error %v", err)
+	}
+	if st, _ := f.l.State(f.ctx, 1); st.Users != 0 || st.Seq != 0 || st.Profiles != 0 {
+		t.Errorf("left behind: %+v", st)
+	}
+	f.users("b")
+	if f.id("b").UserNo != 1 {
+		t.Error("a number that was not committed is lost")
+	}
+}
+
+func serial(t *testing.T, open Open) {
+	f := begin(t, open)
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 20 {
+				err := f.l.Update(f.ctx, 1, func(tx ledger.Tx) error {
+					rows, err := tx.NewUsers([]string{fmt.Sprintf("%d-%d", i, j)}, at)
+					if err != nil {
+						return err
+					}
+					return tx.PutProfiles([]ledger.Profile{{UserNo: rows[0].UserNo, Props: []byte(`{"a":1}`), Updated: at}})
+				})
+				if err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if st, _ := f.l.State(f.ctx, 1); st.Users != 160 || st.Seq != 160 || st.Profiles != 160 {
+		t.Errorf("%+v", st)
+	}
+}
+
+func merge(t *testing.T, open Open) {
+	f := begin(t, open)
+	f.users("a", "b", "c")
+	f.update(1, func(tx ledger.Tx) error {
+		if err := tx.PutProfiles([]ledger.Profile{{UserNo: 2, Props: []byte(`{"x":1}`), Updated: at}}); err != nil {
+			return err
+		}
+		if _, err := tx.AddAlias("c2", 3, ledger.Alias, at); err != nil {
+			return err
+		}
+		if err := tx.Merge(3, 2, ledger.MergeCall, at); err != nil {
+			return err
+		}
+		return tx.Merge(2, 1, ledger.Identify, at)
+	})
+	for id, want := range map[string]ledger.ID{
+		"a": {UserNo: 1, Canonical: 1, Reason: ledger.FirstSeen}, "b": {UserNo: 2, Canonical: 1, Reason: ledger.Identify},
+		"c": {UserNo: 3, Canonical: 1, Reason: ledger.MergeCall}, "c2": {UserNo: 3, Canonical: 1, Reason: ledger.Alias},
+	} {
+		got := f.id(id)
+		if got.UserNo != want.UserNo || got.Canonical != want.Canonical || got.Reason != want.Reason {
+			t.Errorf("%s: %+v", id, got)
+		}
+	}
+	c, err := f.l.Cluster(f.ctx, 1, "c2")
+	if err != nil || c == nil || c.User.No != 1 || c.User.IDs != 4 || len(c.IDs) != 4 || c.Identified {
+		t.Errorf("cluster %+v, %v", c, err)
+	}
+	if c, err := f.l.Cluster(f.ctx, 1, "nobody"); c != nil || err != nil {
+		t.Errorf("cluster of an unknown id: %v, %v", c, err)
+	}
+	names, err := f.l.Names(f.ctx, 1, []uint64{1, 3})
+	if err != nil || names[3] != (ledger.Name{Canonical: 1, DistinctID: "a", Own: "c"}) || names[1].Own != "a" {
+		t.Errorf("names %v, %v", names, err)
+	}
+	st, _ := f.l.State(f.ctx, 1)
+	changed, err := f.l.ChangedUsers(f.ctx, 1, 0)
+	slices.Sort(changed)
+	if err != nil || st.Users != 1 || st.Profiles != 0 || !slices.Equal(changed, []uint64{1, 2, 3}) {
+		t.Errorf("state %+v, changed %v, %v", st, changed, err)
+	}
+	changes, err := f.l.Changes(f.ctx, 1, 0, 10)
+	if err != nil || len(changes) != 3 || changes[2].UserNo != 1 || changes[2].Seq != st.Seq {
+		t.Errorf("changes %+v, %v", changes, err)
+	}
+	for _, c := range changes {
+		if c.Canonical != 1 || c.Props != nil {
+			t.Errorf("change %+v", c)
+		}
+	}
+}
+
+func profiles(t *testing.T, open Open) {
+	f := begin(t, open)
+	f.users("a", "b", "c")
+	put := func(no uint64, s string) {
+		f.update(1, func(tx ledger.Tx) error {
+			return tx.PutProfiles([]ledger.Profile{{UserNo: no, Props: []byte(s), Updated: at}})
+		})
+	}
+	put(1, `{"v":1}`)
+	put(2, `{"v":2}`)
+	put(1, `{"v":3}`)
+	if seq, err := f.l.Seq(f.ctx, 1); seq != 3 || err != nil {
+		t.Errorf("sequence %d, %v", seq, err)
+	}
+	changes, _ := f.l.Changes(f.ctx, 1, 1, 10)
+	if len(changes) != 2 || changes[0].UserNo != 2 || changes[1].UserNo != 1 || string(changes[1].Props) != `{"v":3}` {
+		t.Errorf("changes after 1: %+v", changes)
+	}
+	if one, _ := f.l.Changes(f.ctx, 1, 1, 1); len(one) != 1 || one[0].Seq != 2 {
+		t.Errorf("one change: %+v", one)
+	}
+	f.update(1, func(tx ledger.Tx) error {
+		rows, err := tx.Profiles([]uint64{1, 2, 3})
+		if err != nil || len(rows) != 2 || string(rows[1].Props) != `{"v":3}` || !rows[1].Updated.Equal(at) {
+			t.Errorf("profiles in a transaction: %v, %v", rows, err)
+		}
+		return tx.DeleteProfiles([]uint64{1})
+	})
+	page, err := f.l.Profiles(f.ctx, 1, 0, 10)
+	if err != nil || len(page) != 1 || page[0].UserNo != 2 || page[0].DistinctID != "b" {
+		t.Errorf("page %+v, %v", page, err)
+	}
+	if page, _ := f.l.Profiles(f.ctx, 1, 2, 10); len(page) != 0 {
+		t.Errorf("page after the last: %+v", page)
+	}
+	changes, _ = f.l.Changes(f.ctx, 1, 3, 10)
+	if len(changes) != 1 || changes[0].UserNo != 1 || changes[0].Props != nil {
+		t.Errorf("a deletion is the change %+v", changes)
+	}
+}
+
+func members(t *testing.T, open Open) {
+	f := begin(t, open)
+	ids := make([]string, 3000)
+	for i := range ids {
+		ids[i] = fmt.Sprint("u", i+1)
+	}
+	f.users(ids...)
+	f.update(1, func(tx ledger.Tx) error {
+		if err := tx.SetConflict(5, "$CleverTap_user_id", true); err != nil {
+			return err
+		}
+		if err := tx.SetConflict(6, "$CleverTap_user_id", true); err != nil {
+			return err
+		}
+		if err := tx.SetConflict(6, "$CleverTap_user_id", false); err != nil {
+			return err
+		}
+		if err := tx.PutProfiles([]ledger.Profile{{UserNo: 2, Props: []byte(`{"a":1}`), Updated: at}}); err != nil {
+			return err
+		}
+		return tx.Merge(7, 2, ledger.DeviceLink, at)
+	})
+	for name, nos := range map[string][]uint64{"dense": {2, 4, 5, 6, 7}, "sparse": {2, 5, 6, 7, 2999, 9999}} {
+		got, err := f.l.Members(f.ctx, 1, nos, "$CleverTap_user_id")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"u2", "u4", "u5", "u6"}
+		if name == "sparse" {
+			want = []string{"u2", "u5", "u6", "u2999"}
+		}
+		var have []string
+		for _, m := range got {
+			have = append(have, m.DistinctID)
+			if m.Conflict != (m.UserNo == 5) || (m.Props != nil) != (m.UserNo == 2) {
+				t.Errorf("%s: %+v", name, m)
+			}
+		}
+		if !slices.Equal(have, want) {
+			t.Errorf("%s: %v, want %v", name, have, want)
+		}
+	}
+	if got, err := f.l.Members(f.ctx, 1, []uint64{5}, "$other"); err != nil || got[0].Conflict {
+		t.Errorf("another property: %+v, %v", got, err)
+	}
+	if got, err := f.l.Members(f.ctx, 1, nil, ""); err != nil || len(got) != 0 {
+		t.Errorf("nobody: %v, %v", got, err)
+	}
+}
+
+func warnings(t *testing.T, open Open) {
+	f := begin(t, open)
+	for i, kind := range []string{"B", "A", "B"} {
+		f.update(1, func(tx ledger.Tx) error { return tx.Warn(kind, at.Add(time.Duration(i)*time.Hour)) })
+	}
+	got, err := f.l.Warnings(f.ctx, 1)
+	if err != nil || len(got) != 2 || got[0].Kind != "A" || got[1] != (ledger.Warning{Kind: "B", Count: 2, First: at, Last: at.Add(2 * time.Hour)}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func groups(t *testing.T, open Open) {
+	f := begin(t, open)
+	f.update(1, func(tx ledger.Tx) error { return tx.PutGroup("company", "acme", []byte(`{"a":1}`), at) })
+	f.update(1, func(tx ledger.Tx) error { return tx.PutGroup("company", "acme", []byte(`{"a":2}`), at) })
+	if b, err := f.l.Group(f.ctx, 1, "company", "acme"); err != nil || string(b) != `{"a":2}` {
+		t.Errorf("%s, %v", b, err)
+	}
+	f.update(1, func(tx ledger.Tx) error { return tx.PutGroup("company", "acme", nil, at) })
+	if b, err := f.l.Group(f.ctx, 1, "company", "acme"); err != nil || b != nil {
+		t.Errorf("after a deletion: %s, %v", b, err)
+	}
+}
+
+func apart(t *testing.T, open Open) {
+	f := begin(t, open)
+	f.freeze(2)
+	f.users("a")
+	f.update(2, func(tx ledger.Tx) error {
+		rows, err := tx.NewUsers([]string{"x", "a"}, at)
+		if err == nil && rows[1].UserNo != 2 {
+			t.Errorf("numbers are shared between projects: %+v", rows)
+		}
+		return err
+	})
+	if f.id("a").UserNo != 1 || f.id("x").UserNo != 0 {
+		t.Error("ids are shared between projects")
+	}
+}
+
+func reopen(t *testing.T, open Open) {
+	dir := t.TempDir()
+	f := &fixture{T: t, l: open(t, dir), ctx: context.Background()}
+	f.freeze(1)
+	f.users("a")
+	if err := f.l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f.l = open(t, dir)
+	defer func() {
+		if err := f.l.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	f.users("b")
+	if f.id("a").UserNo != 1 || f.id("b").UserNo != 2 {
+		t.Errorf("a %+v, b %+v", f.id("a"), f.id("b"))
+	}
+}
+
+func repoint(t *testing.T, open Open) {
+	f := begin(t, open)
+	f.users("a", "b")
+	f.update(1, func(tx ledger.Tx) error { return tx.Repoint("b", 1, ledger.Alias, at) })
+	if id := f.id("b"); id.UserNo != 1 || id.Reason != ledger.Alias {
+		t.Errorf("%+v", id)
+	}
+	if names, _ := f.l.Names(f.ctx, 1, []uint64{2}); names[2].DistinctID != "b" {
+		t.Errorf("earlier events moved: %v", names)
+	}
+}
