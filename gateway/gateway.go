@@ -59,6 +59,7 @@ func restMux(ctx context.Context, c Conns) (http.Handler, error) {
 		// header of a caller may pass for metadata of ours.
 		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }),
 		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithErrorHandler(restError),
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.HTTPBodyMarshaler{Marshaler: jsonMarshaler()}),
 		runtime.WithMarshalerOption("text/event-stream", &eventStream{JSONPb: *jsonMarshaler()}),
 	)

@@ -1,0 +1,222 @@
+package e2e
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/cohortbridge/cohortbridge/e2e/harness"
+	cohortsyncv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/cohortsync/v1"
+	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
+	registryv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/registry/v1"
+	typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
+	"github.com/cohortbridge/cohortbridge/sandbox"
+)
+
+// refused checks a gRPC error: its code, and the field it names, if any.
+func refused(t *testing.T, what string, err error, code codes.Code, field string) {
+	t.Helper()
+	s := status.Convert(err)
+	if s.Code() != code {
+		t.Errorf("%s: %v, want %s", what, err, code)
+		return
+	}
+	reason := ""
+	var fields []string
+	for _, d := range s.Details() {
+		switch d := d.(type) {
+		case *errdetails.ErrorInfo:
+			reason = d.GetReason()
+		case *errdetails.BadRequest:
+			for _, v := range d.GetFieldViolations() {
+				fields = append(fields, v.GetField())
+				if v.GetField() == field && v.GetDescription() == "" {
+					t.Errorf("%s: %s has no description", what, field)
+				}
+			}
+		}
+	}
+	if reason == "" {
+		t.Errorf("%s: no reason in %v", what, err)
+	}
+	if field != "" && !strings.Contains(strings.Join(fields, " "), field) {
+		t.Errorf("%s: names %v, want %s (%v)", what, fields, field, err)
+	}
+}
+
+// refusedREST checks the same over REST.
+func refusedREST(t *testing.T, what string, a *harness.Answer, httpStatus int, mentions string) {
+	t.Helper()
+	if a.Status != httpStatus {
+		t.Errorf("%s over REST: HTTP %d, want %d: %s", what, a.Status, httpStatus, a.Body)
+		return
+	}
+	m := a.JSON(t)
+	if _, ok := m["code"]; !ok {
+		t.Errorf("%s over REST: no code in %s", what, a.Body)
+	}
+	if !strings.Contains(string(a.Body), mentions) {
+		t.Errorf("%s over REST: %s does not mention %q", what, a.Body, mentions)
+	}
+}
+
+var jsonHead = map[string]string{"Content-Type": "application/json"}
+
+func TestBadInputIsRefusedByNameAndChangesNothing(t *testing.T) {
+	p := harness.Standalone(t, t.TempDir(), "--sandbox-addr", "127.0.0.1:0")
+	c := p.Client(t)
+	ctx := t.Context()
+	connector := func(change func(*registryv1.CleverTap)) *registryv1.CreateConnectorRequest {
+		ct := &registryv1.CleverTap{AccountId: sandbox.DefaultAccountID, Passcode: sandbox.DefaultPasscode, Region: "eu1", HostUrl: "http://" + p.Creds.SandboxAddr}
+		change(ct)
+		return &registryv1.CreateConnectorRequest{Parent: c.Project, Connector: &registryv1.Connector{DisplayName: "x", Destination: &registryv1.Connector_Clevertap{Clevertap: ct}}}
+	}
+
+	_, err := c.Connectors().CreateConnector(ctx, connector(func(ct *registryv1.CleverTap) { ct.Region = "mars1" }))
+	refused(t, "unknown region", err, codes.InvalidArgument, "connector.clevertap.region")
+	refusedREST(t, "unknown region", c.MustDo(t, "POST", "/v1/"+c.Project+"/connectors", []byte(`{"display_name":"x","clevertap":{"account_id":"A","passcode":"p","region":"mars1"}}`), jsonHead), 400, "region")
+	_, err = c.Connectors().CreateConnector(ctx, connector(func(ct *registryv1.CleverTap) { ct.Passcode = "" }))
+	refused(t, "no passcode", err, codes.InvalidArgument, "connector.clevertap.passcode")
+	_, err = c.Connectors().CreateConnector(ctx, connector(func(ct *registryv1.CleverTap) { ct.HostUrl = "ftp://x" }))
+	refused(t, "host of another scheme", err, codes.InvalidArgument, "connector.clevertap.host_url")
+
+	badLeaf := harness.PropertyIs("plan", "pro")
+	badLeaf.GetProperty().GetFilter().Type = 99
+	tree := &typev1.Expression{Node: &typev1.Expression_AllOf{AllOf: &typev1.ExpressionList{Operands: []*typev1.Expression{harness.PropertyIs("a", "b"), badLeaf}}}}
+	_, err = c.Cohorts().CreateCohort(ctx, &cohortsyncv1.CreateCohortRequest{Parent: c.Project, Cohort: &cohortsyncv1.Cohort{DisplayName: "x", Definition: tree}})
+	refused(t, "unknown property type", err, codes.InvalidArgument, "cohort.definition.all_of.operands[1].property.filter.type")
+	refusedREST(t, "unknown property type", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"display_name":"x","definition":{"property":{"filter":{"property":"plan","type":"VALUE_TYPE_COLOUR","operator":"PROPERTY_OPERATOR_IS_SET"}}}}`), jsonHead), 400, "VALUE_TYPE_COLOUR")
+	_, err = c.Cohorts().CreateCohort(ctx, &cohortsyncv1.CreateCohortRequest{Parent: c.Project, Cohort: &cohortsyncv1.Cohort{DisplayName: "x"}})
+	refused(t, "no definition", err, codes.InvalidArgument, "cohort.definition")
+
+	_, err = c.Syncs().RunSync(ctx, &cohortsyncv1.RunSyncRequest{Name: c.Project + "/syncs/4711"})
+	refused(t, "unknown sync", err, codes.NotFound, "")
+	refusedREST(t, "unknown sync", c.MustDo(t, "POST", "/v1/"+c.Project+"/syncs/4711:run", []byte(`{}`), jsonHead), 404, "4711")
+	_, err = c.Syncs().GetSync(ctx, &cohortsyncv1.GetSyncRequest{Name: c.Project + "/syncs/four"})
+	refused(t, "malformed name", err, codes.InvalidArgument, "name")
+	_, err = c.Syncs().CreateSync(ctx, &cohortsyncv1.CreateSyncRequest{Parent: c.Project, Sync: &cohortsyncv1.Sync{Cohort: c.Project + "/cohorts/99", Connector: c.Project + "/connectors/99", Mode: cohortsyncv1.Sync_MODE_ONE_TIME}})
+	refused(t, "sync of an unknown cohort", err, codes.NotFound, "")
+
+	refusedREST(t, "malformed JSON", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"display_name":`), jsonHead), 400, "")
+	refusedREST(t, "a wrong type", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"display_name":7}`), jsonHead), 400, "display_name")
+	refusedREST(t, "a misspelt field", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"dislpay_name":"x"}`), jsonHead), 400, "dislpay_name")
+
+	_, err = c.Cohorts().ListCohorts(ctx, &cohortsyncv1.ListCohortsRequest{Parent: "projects/999"})
+	refused(t, "unknown project", err, codes.PermissionDenied, "")
+	refusedREST(t, "unknown project", c.MustDo(t, "GET", "/v1/projects/999/cohorts", nil, nil), 403, "projects/999")
+	wrong := harness.Connect(t, func() harness.Credentials { k := p.Creds; k.ServiceSecret = "hunter2-wrong"; return k }())
+	harness.Secret("wrong secret", "hunter2-wrong")
+	_, err = wrong.Cohorts().ListCohorts(ctx, &cohortsyncv1.ListCohortsRequest{Parent: c.Project})
+	refused(t, "wrong secret", err, codes.Unauthenticated, "")
+	refusedREST(t, "wrong secret", wrong.MustDo(t, "GET", "/v1/"+c.Project+"/cohorts", nil, nil), 401, "")
+
+	for what, list := range map[string]func() (int, error){
+		"connectors": func() (int, error) {
+			r, err := c.Connectors().ListConnectors(ctx, &registryv1.ListConnectorsRequest{Parent: c.Project})
+			return len(r.GetConnectors()), err
+		},
+		"cohorts": func() (int, error) {
+			r, err := c.Cohorts().ListCohorts(ctx, &cohortsyncv1.ListCohortsRequest{Parent: c.Project})
+			return len(r.GetCohorts()), err
+		},
+		"syncs": func() (int, error) {
+			r, err := c.Syncs().ListSyncs(ctx, &cohortsyncv1.ListSyncsRequest{Parent: c.Project})
+			return len(r.GetSyncs()), err
+		},
+	} {
+		if n, err := list(); n != 0 || err != nil {
+			t.Errorf("refused requests left %d %s (%v)", n, what, err)
+		}
+	}
+}
+
+func TestAWrongPasscodeShowsCleverTapsWordsAndNotThePasscode(t *testing.T) {
+	p := harness.Standalone(t, t.TempDir(), "--sandbox-addr", "127.0.0.1:0")
+	c := p.Client(t)
+	harness.Secret("wrong passcode", "WRONG-PASS-CODE")
+	resp, err := c.Connectors().CreateConnector(t.Context(), &registryv1.CreateConnectorRequest{Parent: c.Project, Connector: &registryv1.Connector{DisplayName: "x", Destination: &registryv1.Connector_Clevertap{Clevertap: &registryv1.CleverTap{
+		AccountId: sandbox.DefaultAccountID, Passcode: "WRONG-PASS-CODE", Region: "eu1", HostUrl: "http://" + p.Creds.SandboxAddr,
+	}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cn := resp.GetConnector(); cn.GetState() != registryv1.Connector_STATE_REFUSED || !strings.Contains(cn.GetStateReason(), "Invalid Credentials") {
+		t.Fatalf("state %s %q, want REFUSED with CleverTap's words", cn.GetState(), cn.GetStateReason())
+	}
+	// A run pauses the sync with the same words.
+	people(t, c, "u", 0, 3, "plan", "pro")
+	cohort := c.Cohort(t, "Paused", harness.PropertyIs("plan", "pro"))
+	sync, run := c.Sync(t, cohort, resp.GetConnector().GetName(), cohortsyncv1.Sync_MODE_DYNAMIC)
+	r, err := c.Watch(t.Context(), run)
+	if err != nil || r.GetState() != cohortsyncv1.Run_STATE_FAILED {
+		t.Fatalf("run: %v %v, want FAILED", r, err)
+	}
+	got, err := c.Syncs().GetSync(t.Context(), &cohortsyncv1.GetSyncRequest{Name: sync})
+	if err != nil || got.GetSync().GetState() != cohortsyncv1.Sync_STATE_PAUSED || !strings.Contains(got.GetSync().GetPause().GetText(), "Invalid Credentials") {
+		t.Fatalf("sync: %v %v, want PAUSED with CleverTap's words", got, err)
+	}
+}
+
+func zipped(t *testing.T, b []byte) []byte {
+	t.Helper()
+	var out bytes.Buffer
+	w, _ := gzip.NewWriterLevel(&out, gzip.BestCompression)
+	if _, err := w.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.Bytes()
+}
+
+func TestBadImportsAreRefusedInMixpanelsShapesAndStoreNothing(t *testing.T) {
+	c := harness.Standalone(t, t.TempDir()).Client(t)
+	path := "/import?strict=1&project_id=" + c.Creds.ProjectID
+	bomb := zipped(t, append(append([]byte(`[{"event":"e","properties":{"x":"`), bytes.Repeat([]byte("a"), 40<<20)...), []byte(`"}}]`)...))
+	for _, tc := range []struct {
+		what, path, body string
+		head             map[string]string
+		status           int
+		mentions         string
+	}{
+		{"malformed JSON", path, `[{"event":`, jsonHead, 400, "num_records_imported"},
+		{"not an array of objects", path, `[1,2]`, jsonHead, 400, ""},
+		{"event of a wrong type", path, `[{"event":5,"properties":{"time":1700000000,"distinct_id":"u","$insert_id":"a"}}]`, jsonHead, 400, "event"},
+		{"time of a wrong type", path, `[{"event":"e","properties":{"time":{},"distinct_id":"u","$insert_id":"a"}}]`, jsonHead, 400, "properties.time"},
+		{"unknown project", "/import?strict=1&project_id=999", `[]`, jsonHead, 401, ""},
+		{"zip bomb", path, string(bomb), map[string]string{"Content-Type": "application/json", "Content-Encoding": "gzip"}, 413, ""},
+		{"oversized body", path, `[{"event":"e","properties":{"x":"` + strings.Repeat("a", 20<<20) + `"}}]`, jsonHead, 413, ""},
+		{"truncated gzip", path, string(zipped(t, []byte(`[]`))[:12]), map[string]string{"Content-Type": "application/json", "Content-Encoding": "gzip"}, 400, ""},
+		{"unknown encoding", path, `[]`, map[string]string{"Content-Type": "application/json", "Content-Encoding": "zstd"}, 415, ""},
+	} {
+		a := c.MustDo(t, http.MethodPost, tc.path, []byte(tc.body), tc.head)
+		if a.Status != tc.status || !strings.Contains(string(a.Body), tc.mentions) {
+			t.Errorf("%s: HTTP %d %.300s, want %d mentioning %q", tc.what, a.Status, a.Body, tc.status, tc.mentions)
+			continue
+		}
+		if m := a.JSON(t); m["code"] != float64(tc.status) || m["error"] == "" {
+			t.Errorf("%s: answer %s has not Mixpanel's shape", tc.what, a.Body)
+		}
+	}
+	wrong := harness.Connect(t, func() harness.Credentials { k := c.Creds; k.ServiceSecret = "hunter2-wrong"; return k }())
+	if a := wrong.MustDo(t, http.MethodPost, path, []byte(`[]`), jsonHead); a.Status != 401 {
+		t.Errorf("wrong secret: HTTP %d %s, want 401", a.Status, a.Body)
+	}
+	st, err := c.Data().GetDataStatistics(t.Context(), &ingestionv1.GetDataStatisticsRequest{Parent: c.Project})
+	if err != nil || st.GetEvents() != 0 || st.GetUsers() != 0 {
+		t.Errorf("refused imports stored %v (%v)", st, err)
+	}
+	// The service is in order afterwards.
+	good := fmt.Sprintf(`[{"event":"e","properties":{"time":%d,"distinct_id":"u","$insert_id":"a"}}]`, 1_790_000_000)
+	if a := c.MustDo(t, http.MethodPost, path, []byte(good), jsonHead); a.Status != 200 {
+		t.Errorf("a good import afterwards: HTTP %d %s", a.Status, a.Body)
+	}
+}

@@ -1,0 +1,11 @@
+package e2e
+
+import (
+	"testing"
+
+	"github.com/cohortbridge/cohortbridge/e2e/harness"
+)
+
+// TestMain also searches everything the processes said for secrets and e-mail
+// addresses, after all tests.
+func TestMain(m *testing.M) { harness.Main(m.Run) }
