@@ -36,7 +36,7 @@ func Default() Config {
 	return Config{
 		MaxBodyBytes: 10 << 20, MaxDecompressedBytes: 10 << 20,
 		GroupWait: 5 * time.Millisecond, MaxGroup: 20_000, QueueDepth: 100_000,
-		IdentityCache: 500_000, HashBudget: 6_000_000, WarehouseMemoryMB: 200, ProjectTTL: 10 * time.Second,
+		IdentityCache: 1_500_000, HashBudget: 6_000_000, WarehouseMemoryMB: 200, ProjectTTL: 10 * time.Second,
 	}
 }
 

@@ -29,11 +29,14 @@ import (
 // Registry answers who may write where; see FromRegistry for the real one.
 type Registry = project.Registry
 
-// Project, Credential and MTU are the registry's answers and questions.
 type (
-	Project        = project.Project
-	Credential     = project.Credential
-	MTU            = project.MTU
+	// Project is one project as far as ingestion needs it.
+	Project = project.Project
+	// Credential is what a sender presented.
+	Credential = project.Credential
+	// MTU is how a project counts monthly tracked users.
+	MTU = project.MTU
+	// IdentitySystem says how ids become one user.
 	IdentitySystem = project.IdentitySystem
 )
 
@@ -97,6 +100,7 @@ func New(ctx context.Context, cfg Config, reg Registry, opts ...Option) (_ *Serv
 	cached := project.NewCache(reg, cfg.ProjectTTL, 10_000, o.now)
 	resolver := identity.NewResolver(s.ledger, identity.NewCache(cfg.IdentityCache/2), o.now)
 	systems := ingest.NewSystems(s.ledger)
+	//nolint:contextcheck // it outlives the context it is made in; Close ends it
 	s.pipeline = ingest.NewPipeline(ingest.PipelineConfig{GroupWait: cfg.GroupWait, MaxGroup: cfg.MaxGroup, QueueDepth: cfg.QueueDepth}, s.warehouse, resolver, rules, systems.Of)
 	feeder := feed.New(s.ledger, s.warehouse)
 	limits := wire.Limits{Body: cfg.MaxBodyBytes, Decompressed: cfg.MaxDecompressedBytes}

@@ -31,7 +31,7 @@ func TestProfileOperations(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		ops  []props
-		want props
+		want map[string]any
 	}{
 		{"$set overwrites", []props{{"$set": props{"a": 1, "b": "x"}}, {"$set": props{"a": "two"}}}, props{"a": "two", "b": "x"}},
 		{"$set_once keeps", []props{{"$set_once": props{"a": 1}}, {"$set_once": props{"a": 2, "b": 3}}}, props{"a": 1.0, "b": 3.0}},
@@ -56,7 +56,7 @@ func TestProfileOperations(t *testing.T) {
 			if c.want != nil {
 				c.want["$last_seen"] = seen
 			}
-			if !reflect.DeepEqual(got, map[string]any(c.want)) {
+			if !reflect.DeepEqual(got, c.want) {
 				t.Errorf("profile %v, want %v", got, c.want)
 			}
 		})

@@ -97,9 +97,8 @@ func BenchmarkTrackSingle(b *testing.B) {
 }
 
 type stream struct {
-	ctx  context.Context
-	got  []*ingestionv1.EvaluateLeavesResponse
-	took time.Duration
+	ctx context.Context
+	got []*ingestionv1.EvaluateLeavesResponse
 }
 
 func (s *stream) Send(m *ingestionv1.EvaluateLeavesResponse) error {

@@ -268,6 +268,7 @@ func CheckValue(v jsontext.Value) string {
 			return "not valid UTF-8"
 		}
 		return CheckNested(v, MaxDepth, MaxProperties)
+	default: // true, false, null
 	}
 	return ""
 }
@@ -332,8 +333,9 @@ func (d *Decoder) identifier(v jsontext.Value) ([]byte, bool) {
 		return d.copy(v), true
 	case 'n':
 		return nil, true
+	default:
+		return nil, false
 	}
-	return nil, false
 }
 
 // text unquotes a string into the ids arena. Growing the arena moves only what

@@ -133,9 +133,10 @@ func (in *Ingester) refuse(ctx context.Context, e wire.Endpoint, p *wire.Params,
 		return wire.Busy(http.StatusTooManyRequests, int(f.RetryAfter/time.Second))
 	case fault.Unavailable:
 		return wire.Busy(http.StatusServiceUnavailable, int(f.RetryAfter/time.Second))
+	default:
+		slog.ErrorContext(ctx, "ingest failed", "endpoint", e.String(), "error", err)
+		return wire.Refused(e, p, &wire.Refusal{Status: http.StatusInternalServerError, Text: "internal error"})
 	}
-	slog.ErrorContext(ctx, "ingest failed", "endpoint", e.String(), "error", err)
-	return wire.Refused(e, p, &wire.Refusal{Status: http.StatusInternalServerError, Text: "internal error"})
 }
 
 // authenticate reads a Basic credential, in base64 or, as Mixpanel takes it too, literally.

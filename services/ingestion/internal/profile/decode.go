@@ -150,8 +150,9 @@ func scalar(v jsontext.Value) (string, bool) {
 		return string(b), err == nil
 	case '0', 't', 'f':
 		return string(v), true
+	default:
+		return "", false
 	}
-	return "", false
 }
 
 // truthy reads a modifier: true, "true" and 1 count.

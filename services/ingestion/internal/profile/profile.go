@@ -315,8 +315,9 @@ func Equal(a, b jsontext.Value) bool {
 		x, err1 := strconv.ParseFloat(string(a), 64)
 		y, err2 := strconv.ParseFloat(string(b), 64)
 		return err1 == nil && err2 == nil && x == y
+	default:
+		return false
 	}
-	return false
 }
 
 // clean copies a value as it is stored: compact, texts cut to 255 characters.
@@ -354,6 +355,7 @@ func clean(v jsontext.Value) (jsontext.Value, string) {
 		if _, err := strconv.ParseFloat(string(v), 64); err != nil {
 			return nil, "the number is out of range"
 		}
+	default: // true, false, null
 	}
 	return v.Clone(), ""
 }

@@ -41,6 +41,7 @@ func (b *builder) behavior(projectID int64, l *leaf.Behavior, linked bool) strin
 		cols += ", CASE WHEN json_type(" + b.property("e.props", l.Property) + ") <> 'NULL' THEN " + b.property("e.props", l.Property) + "::VARCHAR END AS x"
 	case leaf.DistinctDays:
 		cols += fmt.Sprintf(", e.time_ms // %d AS x", 86_400_000)
+	default: // counting needs no value
 	}
 	names := make([]string, len(l.Events))
 	for i, n := range l.Events {
@@ -142,6 +143,8 @@ func (b *builder) texts(f *leaf.Filter, x string) string {
 			conds = append(conds, "starts_with("+x+", "+b.arg(o.Text)+")")
 		case leaf.EndsWith:
 			conds = append(conds, "suffix("+x+", "+b.arg(o.Text)+")")
+		default: // Validate lets no other operator through
+			conds = append(conds, "false")
 		}
 	}
 	any := "(" + strings.Join(conds, " OR ") + ")"
@@ -180,6 +183,7 @@ func (b *builder) numbers(f *leaf.Filter, x string) string {
 		return x + " BETWEEN " + value(0) + " AND " + value(1)
 	case leaf.WithinLast:
 		return x + " BETWEEN " + b.arg(b.asOf.Add(-f.Within).UnixMilli()) + " AND " + b.arg(b.asOf.UnixMilli())
+	default: // equal to one of the operands, or to none
 	}
 	conds := make([]string, len(f.Operands))
 	for i := range f.Operands {

@@ -127,8 +127,9 @@ func project(a *duckdb.Appender, projectID int64, c *ledger.Change) error {
 			return a.AppendRow(projectID, name, c.UserNo, base+kindObject, nil, nil, nil, c.Seq)
 		case '[':
 			return a.AppendRow(projectID, name, c.UserNo, base+kindList, nil, nil, nil, c.Seq)
+		default:
+			return nil // null is not set
 		}
-		return nil // null is not set
 	}
 	for name, v := range props {
 		if name == "" {

@@ -57,14 +57,17 @@ func (t *tx) insert(head, tail string, cols int, args []any) (err error) {
 	return nil
 }
 
+// IDs implements ledger.Tx.
 func (t *tx) IDs(ids []string) (map[string]ledger.ID, error) {
 	return selectIDs(t.ctx, t.q, t.p, ids)
 }
 
+// Users implements ledger.Tx.
 func (t *tx) Users(nos []uint64) (map[uint64]ledger.User, error) {
 	return selectUsers(t.ctx, t.q, t.p, nos)
 }
 
+// NewUsers implements ledger.Tx.
 func (t *tx) NewUsers(ids []string, at time.Time) ([]ledger.ID, error) {
 	out := make([]ledger.ID, len(ids))
 	users, names := make([]any, 0, 4*len(ids)), make([]any, 0, 5*len(ids))
@@ -81,6 +84,7 @@ func (t *tx) NewUsers(ids []string, at time.Time) ([]ledger.ID, error) {
 	return out, t.insert(`INSERT INTO ids (project_id, distinct_id, user_no, reason, at_ms) VALUES `, ``, 5, names)
 }
 
+// AddAlias implements ledger.Tx.
 func (t *tx) AddAlias(id string, no uint64, r ledger.Reason, at time.Time) (ledger.ID, error) {
 	if _, err := t.q.ExecContext(t.ctx, `INSERT INTO ids (project_id, distinct_id, user_no, reason, at_ms) VALUES ($1,$2,$3,$4,$5)`, t.p, id, no, uint8(r), at.UnixMilli()); err != nil {
 		return ledger.ID{}, err
@@ -91,6 +95,7 @@ func (t *tx) AddAlias(id string, no uint64, r ledger.Reason, at time.Time) (ledg
 	return ledger.ID{DistinctID: id, UserNo: no, Canonical: no, Reason: r, At: at}, nil
 }
 
+// Repoint implements ledger.Tx.
 func (t *tx) Repoint(id string, no uint64, r ledger.Reason, at time.Time) error {
 	if _, err := t.q.ExecContext(t.ctx, `UPDATE ids SET user_no=$3, reason=$4, at_ms=$5 WHERE project_id=$1 AND distinct_id=$2`, t.p, id, no, uint8(r), at.UnixMilli()); err != nil {
 		return err
@@ -99,6 +104,7 @@ func (t *tx) Repoint(id string, no uint64, r ledger.Reason, at time.Time) error 
 	return err
 }
 
+// Merge implements ledger.Tx.
 func (t *tx) Merge(from, into uint64, r ledger.Reason, at time.Time) error {
 	var moved []uint64
 	var first string
@@ -138,6 +144,7 @@ func (t *tx) nextSeq() uint64 {
 	return t.seq
 }
 
+// Profiles implements ledger.Tx.
 func (t *tx) Profiles(nos []uint64) (map[uint64]ledger.Profile, error) {
 	out := make(map[uint64]ledger.Profile, len(nos))
 	err := in(t.ctx, t.q, t.p, `SELECT user_no, props, updated_ms FROM profiles WHERE project_id=$1 AND user_no IN (%s)`, nos, func(r *sql.Rows) error {
@@ -151,6 +158,7 @@ func (t *tx) Profiles(nos []uint64) (map[uint64]ledger.Profile, error) {
 	return out, err
 }
 
+// PutProfiles implements ledger.Tx.
 func (t *tx) PutProfiles(list []ledger.Profile) error {
 	args := make([]any, 0, 4*len(list))
 	nos := make([]uint64, 0, len(list))
@@ -164,6 +172,7 @@ func (t *tx) PutProfiles(list []ledger.Profile) error {
 	return t.touch(nos)
 }
 
+// DeleteProfiles implements ledger.Tx.
 func (t *tx) DeleteProfiles(nos []uint64) error {
 	for _, no := range nos {
 		if _, err := t.q.ExecContext(t.ctx, `DELETE FROM profiles WHERE project_id=$1 AND user_no=$2`, t.p, no); err != nil {
@@ -176,7 +185,7 @@ func (t *tx) DeleteProfiles(nos []uint64) error {
 	return t.touch(nos)
 }
 
-func (t *tx) touch(nos []uint64) error {
+func (t *tx) touch(nos []uint64) (err error) {
 	if len(nos) == 0 {
 		return nil
 	}
@@ -184,14 +193,16 @@ func (t *tx) touch(nos []uint64) error {
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, stmt.Close()) }()
 	for _, no := range nos {
 		if _, err := stmt.ExecContext(t.ctx, t.p, no, t.nextSeq()); err != nil {
 			return err
 		}
 	}
-	return stmt.Close()
+	return nil
 }
 
+// SetConflict implements ledger.Tx.
 func (t *tx) SetConflict(no uint64, property string, conflict bool) error {
 	query := `DELETE FROM identifier_conflicts WHERE project_id=$1 AND user_no=$2 AND property=$3`
 	if conflict {
@@ -201,14 +212,17 @@ func (t *tx) SetConflict(no uint64, property string, conflict bool) error {
 	return err
 }
 
+// Warn implements ledger.Tx.
 func (t *tx) Warn(kind string, at time.Time) error {
 	_, err := t.q.ExecContext(t.ctx, `INSERT INTO warnings (project_id, kind, count, first_ms, last_ms) VALUES ($1,$2,1,$3,$3)
 		ON CONFLICT (project_id, kind) DO UPDATE SET count=warnings.count+1, last_ms=excluded.last_ms`, t.p, kind, at.UnixMilli())
 	return err
 }
 
+// Group implements ledger.Tx.
 func (t *tx) Group(key, id string) ([]byte, error) { return selectGroup(t.ctx, t.q, t.p, key, id) }
 
+// PutGroup implements ledger.Tx.
 func (t *tx) PutGroup(key, id string, props []byte, at time.Time) error {
 	if props == nil {
 		_, err := t.q.ExecContext(t.ctx, `DELETE FROM group_profiles WHERE project_id=$1 AND group_key=$2 AND group_id=$3`, t.p, key, id)
