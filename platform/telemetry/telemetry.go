@@ -22,7 +22,6 @@ import (
 // returned function flushes and stops.
 func SetupTracing(ctx context.Context, service, version string) (func(context.Context) error, error) {
 	res, err := resource.New(ctx,
-		resource.WithSchemaURL(semconv.SchemaURL),
 		resource.WithAttributes(semconv.ServiceName(service), semconv.ServiceVersion(version)),
 		resource.WithFromEnv(), resource.WithTelemetrySDK())
 	if err != nil {
