@@ -218,3 +218,8 @@ func (r *rig) people(n uint64) []uint64 {
 	}
 	return all
 }
+
+// deadConnector is one of an account whose calls are never answered.
+func (r *rig) deadConnector(id int64) {
+	r.world.SetConnector(1, id, &registryv1.CleverTap{AccountId: "DEAD", Region: "eu1", HostUrl: r.url, PartnerUrl: r.url + "/partner/mixpanel/cohort", Channel: partner}, passcode)
+}

@@ -1,0 +1,378 @@
+package cohortsync_test
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	cohortsyncv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/cohortsync/v1"
+	"github.com/cohortbridge/cohortbridge/sandbox"
+
+	"github.com/cohortbridge/cohortbridge/services/cohortsync/benchkit"
+)
+
+// faulty is a CleverTap on a bad day.
+var faulty = sandbox.Knobs{Rate429: 0.2, Rate5xx: 0.2, PartialRate: 0.05, Seed: 7}
+
+func TestRunsConvergeOnAFaultyDestination(t *testing.T) {
+	eachChannel(t, func(t *testing.T, kind channelKind) {
+		r := newRig(t, kind, faulty, nil)
+		all := r.people(6000)
+		r.world.SetLeaf("Buy", all[:5000]...)
+		s := r.sync("Buy", dynamic)
+		for i := range 3 {
+			if i > 0 {
+				r.world.SetLeaf("Buy", all[i*300:5000+i*300]...)
+			}
+			for range 5 {
+				run := r.run(s)
+				if run.GetState() == cohortsyncv1.Run_STATE_SUCCEEDED {
+					break
+				}
+			}
+			require.Equal(t, r.identifiers(all[i*300:5000+i*300]...), r.segment("Buy"))
+		}
+	})
+}
+
+// Random changes of membership and identifiers, faults and restarts: whenever a
+// run succeeds, the segment is the cohort.
+func TestSegmentFollowsAnyHistory(t *testing.T) {
+	eachChannel(t, func(t *testing.T, kind channelKind) {
+		for seed := range uint64(4) {
+			t.Run(fmt.Sprint(seed), func(t *testing.T) {
+				rnd := rand.New(rand.NewPCG(seed, 1))
+				r := newRig(t, kind, sandbox.Knobs{Seed: seed + 1}, nil)
+				r.people(400)
+				s := r.sync("Buy", dynamic)
+				in := map[uint64]bool{}
+				for step := range 12 {
+					for range rnd.IntN(60) {
+						u := 1 + rnd.Uint64N(400)
+						in[u] = !in[u]
+					}
+					for range rnd.IntN(8) {
+						u := 1 + rnd.Uint64N(400)
+						usr := benchkit.User{Properties: map[string]any{"$email": fmt.Sprintf("m%d@example.org", rnd.IntN(1000))}}
+						if rnd.IntN(2) == 0 {
+							usr.PartnerID = fmt.Sprintf("ct-%d-%d", u, rnd.IntN(3))
+						}
+						r.world.SetUser(u, usr)
+					}
+					var want []uint64
+					for u, yes := range in {
+						if yes {
+							want = append(want, u)
+						}
+					}
+					r.world.SetLeaf("Buy", want...)
+					k := sandbox.Knobs{Seed: seed*100 + uint64(step) + 1}
+					if rnd.IntN(2) == 0 {
+						k.Rate429, k.Rate5xx, k.PartialRate = 0.3, 0.5, 0.1
+					}
+					r.knobs(k)
+					if rnd.IntN(4) == 0 {
+						r.restart()
+					}
+					if run := r.run(s); run.GetState() == cohortsyncv1.Run_STATE_SUCCEEDED {
+						require.Equal(t, r.identifiers(want...), r.segment("Buy"), "step %d", step)
+					}
+				}
+				r.knobs(sandbox.Knobs{})
+				r.ok(r.run(s))
+				var want []uint64
+				for u, yes := range in {
+					if yes {
+						want = append(want, u)
+					}
+				}
+				require.Equal(t, r.identifiers(want...), r.segment("Buy"))
+			})
+		}
+	})
+}
+
+func TestRefusedRecordsFailAloneWithTheCode(t *testing.T) {
+	r := newRig(t, customList, sandbox.Knobs{PartialPattern: "^u1[0-9]$"}, nil)
+	all := r.people(100)
+	r.world.SetLeaf("Buy", all...)
+	run := r.run(r.sync("Buy", dynamic))
+	require.Equal(t, cohortsyncv1.Run_STATE_PARTIAL, run.GetState())
+	require.EqualValues(t, 90, run.GetTotals().GetSent())
+	require.Equal(t, map[string]int64{"code_523": 10}, run.GetTotals().GetFailedByReason())
+	for _, u := range r.outcomes(run, cohortsyncv1.RunUser_OUTCOME_FAILED, 3) {
+		require.Regexp(t, "^u1[0-9]$", u.GetIdentifier())
+		require.Equal(t, "code_523", u.GetReason())
+	}
+	require.Len(t, r.segment("Buy"), 90)
+}
+
+func TestFailedEvaluationRemovesNobody(t *testing.T) {
+	for name, fail := range map[string]func(r *rig){
+		"error":             func(r *rig) { r.world.FailEvaluations(func() error { return status.Error(codes.Internal, "boom") }) },
+		"no last message":   func(r *rig) { r.world.SetLeaf("Buy"); r.world.CutEvaluations(true) },
+		"ingestion is away": func(r *rig) { r.world.FailEvaluations(func() error { return status.Error(codes.Unavailable, "away") }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, partner, sandbox.Knobs{}, nil)
+			all := r.people(50)
+			r.world.SetLeaf("Buy", all...)
+			s := r.sync("Buy", dynamic)
+			r.ok(r.run(s))
+			fail(r)
+			run := r.run(s)
+			require.Equal(t, cohortsyncv1.Run_STATE_FAILED, run.GetState())
+			require.Equal(t, "EVALUATION_FAILED", run.GetReason())
+			require.NotContains(t, run.GetReasonText(), "boom")
+			require.Len(t, r.segment("Buy"), 50)
+			r.world.FailEvaluations(nil)
+			r.world.CutEvaluations(false)
+			r.world.SetLeaf("Buy", all...)
+			require.EqualValues(t, 50, r.ok(r.run(s)).GetTotals().GetUnchanged())
+		})
+	}
+}
+
+func TestEvaluationIsRetriedWhileIngestionIsBrieflyAway(t *testing.T) {
+	r := newRig(t, partner, sandbox.Knobs{}, nil)
+	r.world.SetLeaf("Buy", r.people(5)...)
+	var calls atomic.Int32
+	r.world.FailEvaluations(func() error {
+		if calls.Add(1) < 3 {
+			return status.Error(codes.Unavailable, "away")
+		}
+		return nil
+	})
+	r.ok(r.run(r.sync("Buy", oneTime)))
+}
+
+func TestShrinkIsBlockedUntilApproved(t *testing.T) {
+	eachChannel(t, func(t *testing.T, kind channelKind) {
+		r := newRig(t, kind, sandbox.Knobs{}, nil)
+		all := r.people(1500)
+		r.world.SetLeaf("Buy", all...)
+		s := r.sync("Buy", dynamic)
+		r.ok(r.run(s))
+		r.world.SetLeaf("Buy", all[:600]...) // 60 % leave
+		before := r.calls()
+		run := r.run(s)
+		require.Equal(t, cohortsyncv1.Run_STATE_BLOCKED, run.GetState())
+		require.Equal(t, "TOO_MANY_REMOVALS", run.GetReason())
+		require.Equal(t, before, r.calls())
+		require.Len(t, r.segment("Buy"), 1500)
+		_, err := r.Runs.ApproveRun(r.ctx, &cohortsyncv1.ApproveRunRequest{Name: run.GetName()})
+		require.NoError(t, err)
+		done, err := r.Wait(r.ctx, run.GetName())
+		require.NoError(t, err)
+		r.balanced(r.ok(done))
+		require.EqualValues(t, 900, done.GetTotals().GetRemoved())
+		require.Equal(t, r.identifiers(all[:600]...), r.segment("Buy"))
+		_, err = r.Runs.ApproveRun(r.ctx, &cohortsyncv1.ApproveRunRequest{Name: run.GetName()})
+		require.Equal(t, codes.FailedPrecondition, status.Code(err))
+	})
+}
+
+func TestRefusedCredentialsPauseTheSyncWithCleverTapsWords(t *testing.T) {
+	eachChannel(t, func(t *testing.T, kind channelKind) {
+		r := newRig(t, kind, sandbox.Knobs{}, nil)
+		all := r.people(20)
+		r.world.SetLeaf("Buy", all...)
+		r.connector(1, kind, "WRONG-PASSCODE")
+		s := r.sync("Buy", dynamic)
+		run := r.run(s)
+		require.Equal(t, cohortsyncv1.Run_STATE_FAILED, run.GetState())
+		got, err := r.Syncs.GetSync(r.ctx, &cohortsyncv1.GetSyncRequest{Name: s.GetName()})
+		require.NoError(t, err)
+		require.Equal(t, cohortsyncv1.Sync_STATE_PAUSED, got.GetSync().GetState())
+		require.Equal(t, "DESTINATION_REFUSED", got.GetSync().GetPause().GetReason())
+		require.Contains(t, got.GetSync().GetPause().GetText(), "Invalid Credentials")
+		require.NotContains(t, got.String(), "WRONG-PASSCODE")
+		require.NotContains(t, r.log.String(), "WRONG-PASSCODE")
+		require.Len(t, r.world.Reports(), 1)
+
+		_, err = r.Syncs.RunSync(r.ctx, &cohortsyncv1.RunSyncRequest{Name: s.GetName()})
+		require.Equal(t, codes.FailedPrecondition, status.Code(err))
+		r.connector(1, kind, passcode)
+		resumed, err := r.Syncs.ResumeSync(r.ctx, &cohortsyncv1.ResumeSyncRequest{Name: s.GetName()})
+		require.NoError(t, err)
+		done, err := r.Wait(r.ctx, resumed.GetRun().GetName())
+		require.NoError(t, err)
+		r.ok(done)
+		require.Equal(t, r.identifiers(all...), r.segment("Buy"))
+	})
+}
+
+func TestDestinationThatAnswersNonsensePausesTheSync(t *testing.T) {
+	for name, answer := range map[string]http.HandlerFunc{
+		"HTML":       func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>hello</html>") },
+		"empty body": func(http.ResponseWriter, *http.Request) {},
+		"redirect":   func(w http.ResponseWriter, _ *http.Request) { http.Redirect(w, &http.Request{}, "http://169.254.169.254/", 302) },
+		"not found":  func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachChannel(t, func(t *testing.T, kind channelKind) {
+				r := newRig(t, kind, sandbox.Knobs{}, func(http.Handler) http.Handler { return answer })
+				r.world.SetLeaf("Buy", r.people(3)...)
+				s := r.sync("Buy", dynamic)
+				run := r.run(s)
+				require.Equal(t, cohortsyncv1.Run_STATE_FAILED, run.GetState())
+				require.EqualValues(t, 3, run.GetTotals().GetFailed())
+				got, err := r.Syncs.GetSync(r.ctx, &cohortsyncv1.GetSyncRequest{Name: s.GetName()})
+				require.NoError(t, err)
+				require.Equal(t, cohortsyncv1.Sync_STATE_PAUSED, got.GetSync().GetState())
+				require.Zero(t, got.GetSync().GetMembers())
+			})
+		})
+	}
+}
+
+func TestVanishedConnectorPausesTheSync(t *testing.T) {
+	r := newRig(t, partner, sandbox.Knobs{}, nil)
+	r.world.SetLeaf("Buy", r.people(3)...)
+	s := r.sync("Buy", dynamic)
+	r.world.DropConnector(1, 1)
+	run := r.run(s)
+	require.Equal(t, "CONNECTOR_MISSING", run.GetReason())
+	got, err := r.Syncs.GetSync(r.ctx, &cohortsyncv1.GetSyncRequest{Name: s.GetName()})
+	require.NoError(t, err)
+	require.Equal(t, "CONNECTOR_MISSING", got.GetSync().GetPause().GetReason())
+}
+
+// gate lets calls through one at a time once closed is set.
+type gate struct {
+	h      http.Handler
+	closed atomic.Bool
+	waits  chan struct{}
+	open   chan struct{}
+	path   string
+}
+
+func newGate(path string) *gate {
+	return &gate{waits: make(chan struct{}, 1000), open: make(chan struct{}), path: path}
+}
+
+func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if g.closed.Load() && strings.HasPrefix(r.URL.Path, g.path) {
+		g.waits <- struct{}{}
+		select {
+		case <-g.open:
+		case <-r.Context().Done():
+			return
+		}
+	}
+	g.h.ServeHTTP(w, r)
+}
+
+func TestCancelledRunKeepsATrueLedger(t *testing.T) {
+	for name, kind := range map[string]channelKind{"/partner": partner, "/1/upload": customList} {
+		t.Run(name, func(t *testing.T) {
+			g := newGate(name)
+			r := newRig(t, kind, sandbox.Knobs{}, func(h http.Handler) http.Handler { g.h = h; return g })
+			all := r.people(40_000)
+			r.world.SetLeaf("Buy", all[:100]...)
+			s := r.sync("Buy", dynamic)
+			r.ok(r.run(s))
+			r.world.SetLeaf("Buy", all...)
+			g.closed.Store(true)
+			resp, err := r.Syncs.RunSync(r.ctx, &cohortsyncv1.RunSyncRequest{Name: s.GetName()})
+			require.NoError(t, err)
+			for range 15 {
+				<-g.waits
+			}
+			_, err = r.Runs.CancelRun(r.ctx, &cohortsyncv1.CancelRunRequest{Name: resp.GetRun().GetName()})
+			require.NoError(t, err)
+			g.closed.Store(false)
+			close(g.open)
+			run, err := r.Wait(r.ctx, resp.GetRun().GetName())
+			require.NoError(t, err)
+			r.balanced(run)
+			require.Equal(t, cohortsyncv1.Run_STATE_CANCELLED, run.GetState())
+			require.EqualValues(t, 15_000, run.GetTotals().GetSent(), "calls in flight finish, no other begins")
+			got, err := r.Syncs.GetSync(r.ctx, &cohortsyncv1.GetSyncRequest{Name: s.GetName()})
+			require.NoError(t, err)
+			require.EqualValues(t, 15_100, got.GetSync().GetMembers())
+			next := r.ok(r.run(s))
+			require.EqualValues(t, 24_900, next.GetTotals().GetAdded())
+			require.Equal(t, r.identifiers(all...), r.segment("Buy"))
+		})
+	}
+}
+
+func TestRunIsResumedByTheNextProcessAtTheFirstUnconfirmedBatch(t *testing.T) {
+	g := newGate("/partner")
+	r := newRig(t, partner, sandbox.Knobs{}, func(h http.Handler) http.Handler { g.h = h; return g })
+	all := r.people(30_000)
+	r.world.SetLeaf("Buy", all...)
+	s := r.sync("Buy", dynamic)
+	g.closed.Store(true)
+	resp, err := r.Syncs.RunSync(r.ctx, &cohortsyncv1.RunSyncRequest{Name: s.GetName()})
+	require.NoError(t, err)
+	for range 15 {
+		<-g.waits
+	}
+	time.AfterFunc(50*time.Millisecond, func() { g.closed.Store(false); close(g.open) })
+	start := time.Now()
+	r.restart()
+	run, err := r.Wait(r.ctx, resp.GetRun().GetName())
+	require.NoError(t, err)
+	require.Less(t, time.Since(start), 8*time.Second)
+	r.balanced(r.ok(run))
+	require.EqualValues(t, 2, run.GetAttempts())
+	require.EqualValues(t, 30, run.GetTotals().GetCalls(), "no batch is sent twice")
+	require.Equal(t, r.identifiers(all...), r.segment("Buy"))
+}
+
+func TestDeadDestinationSlowsNoOtherConnector(t *testing.T) {
+	r := newRig(t, partner, sandbox.Knobs{}, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if req.Header.Get("X-Clevertap-Account-Id") == "DEAD" {
+				<-req.Context().Done()
+				return
+			}
+			h.ServeHTTP(w, req)
+		})
+	})
+	all := r.people(2000)
+	r.world.SetLeaf("Buy", all...)
+	r.world.SetLeaf("Other", all...)
+	r.deadConnector(2)
+	dead, err := r.CreateSync(r.ctx, "Other", 2, dynamic)
+	require.NoError(t, err)
+	live := r.sync("Buy", dynamic)
+	resp, err := r.Syncs.RunSync(r.ctx, &cohortsyncv1.RunSyncRequest{Name: dead.GetName()})
+	require.NoError(t, err)
+	r.ok(r.run(live))
+	d, err := r.Runs.GetRun(r.ctx, &cohortsyncv1.GetRunRequest{Name: resp.GetRun().GetName()})
+	require.NoError(t, err)
+	require.Less(t, d.GetRun().GetState(), cohortsyncv1.Run_STATE_SUCCEEDED, "the dead one is still trying")
+	_, err = r.Runs.CancelRun(r.ctx, &cohortsyncv1.CancelRunRequest{Name: resp.GetRun().GetName()})
+	require.NoError(t, err)
+}
+
+func TestAccountsLimitIsSharedByItsConnectors(t *testing.T) {
+	r := newRig(t, partner, sandbox.Knobs{LatencyMS: 5}, nil)
+	all := r.people(20_000)
+	r.world.SetLeaf("A", all...)
+	r.world.SetLeaf("B", all...)
+	r.connector(2, partner, passcode)
+	a, err := r.CreateSync(r.ctx, "A", 1, dynamic)
+	require.NoError(t, err)
+	b, err := r.CreateSync(r.ctx, "B", 2, dynamic)
+	require.NoError(t, err)
+	done := make(chan error, 1)
+	go func() { _, err := r.Run(r.ctx, a.GetName()); done <- err }()
+	r.ok(r.run(b))
+	require.NoError(t, <-done)
+	st := get[sandbox.Statistics](r, "/sandbox/statistics")
+	require.LessOrEqual(t, st.PeakInFlight["partner"], 15)
+	require.Zero(t, st.Calls["/partner/mixpanel/cohort 429"])
+}
