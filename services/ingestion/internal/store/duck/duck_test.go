@@ -4,10 +4,15 @@ import (
 	"context"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/feed"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/store/duck"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/store/sqlledger"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/warehouse"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/warehouse/warehousetest"
 )
@@ -31,3 +36,39 @@ func TestConformance(t *testing.T) { warehousetest.Run(t, open(1000)) }
 
 // Without memory for hashes every duplicate is found by asking the table.
 func TestConformanceWithoutHashesInMemory(t *testing.T) { warehousetest.Run(t, open(0)) }
+
+func TestARebuildDropsWhatTheLedgerDoesNotHave(t *testing.T) {
+	ctx := context.Background()
+	dir := t.TempDir()
+	w := open(1000)(t, dir)
+	defer func() { _ = w.Close() }()
+	l, err := sqlledger.Open(ctx, "sqlite:"+filepath.Join(dir, "ledger.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	if _, err := l.Freeze(ctx, 1, project.Simplified); err != nil {
+		t.Fatal(err)
+	}
+	err = l.Update(ctx, 1, func(tx ledger.Tx) error {
+		if _, err := tx.NewUsers([]string{"a", "b"}, time.Now()); err != nil {
+			return err
+		}
+		return tx.PutProfiles([]ledger.Profile{{UserNo: 2, Props: []byte(`{"x":1}`), Updated: time.Now()}})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A projection that has gone astray: a user and a merge the ledger knows nothing of.
+	if err := w.Apply(ctx, 1, []ledger.Change{{UserNo: 1, Canonical: 1, Seq: 1, Props: []byte(`{"x":1}`)}, {UserNo: 9, Canonical: 2, Seq: 2}}, 2); err != nil {
+		t.Fatal(err)
+	}
+	f := feed.New(l, w)
+	if n, err := f.Rebuild(ctx, 1); err != nil || n != 1 {
+		t.Errorf("rebuilt %d profiles, %v", n, err)
+	}
+	ev, err := w.Evaluate(ctx, 1, nil, time.Now())
+	if err != nil || ev.Identified.GetCardinality() != 1 || !ev.Identified.Contains(2) || ev.Seq != 1 {
+		t.Errorf("after the rebuild: %v, %v", ev, err)
+	}
+}
