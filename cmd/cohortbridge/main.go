@@ -8,10 +8,11 @@ import (
 	"os"
 
 	"github.com/cohortbridge/cohortbridge/cmd/cohortbridge/internal/cli"
+	"github.com/cohortbridge/cohortbridge/platform/lifecycle"
 )
 
 func main() {
-	if err := cli.Root().ExecuteContext(context.Background()); err != nil {
+	if err := cli.Root().ExecuteContext(lifecycle.Signals(context.Background())); err != nil {
 		fmt.Fprintln(os.Stderr, "Error: "+cli.ErrorText(err))
 		os.Exit(1)
 	}

@@ -1,5 +1,5 @@
-// Package lifecycle starts the parts of a process in order and stops them in
-// reverse on SIGTERM, SIGINT or when one of them fails.
+// Package lifecycle stops the parts of a process in the reverse of the order they
+// started in: on SIGTERM, on SIGINT, or when one of them fails.
 package lifecycle
 
 import (
@@ -48,17 +48,23 @@ func (g *Group) Go(name string, serve func() error) {
 	}()
 }
 
-// Wait blocks until a signal, the end of ctx, or a failed part, then stops all.
+// Signals returns a context that ends with the first SIGTERM or SIGINT; the
+// second one ends the process at once. Call it before anything starts: a signal
+// that comes before would end the process without a drain.
+func Signals(ctx context.Context) context.Context {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	context.AfterFunc(ctx, stop)
+	return ctx
+}
+
+// Wait blocks until ctx ends or a part fails, then stops all.
 func (g *Group) Wait(ctx context.Context) error {
 	g.init()
-	ctx, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
-	defer cancel()
 	var cause error
 	select {
 	case <-ctx.Done():
 	case cause = <-g.fatal:
 	}
-	cancel() // a second signal ends the process at once
 	return errors.Join(cause, g.Stop(context.WithoutCancel(ctx)))
 }
 

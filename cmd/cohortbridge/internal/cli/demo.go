@@ -85,7 +85,7 @@ func runDemo(cmd *cobra.Command, cfg *roles.Config, asJSON, stay bool) (err erro
 	if used && !stay {
 		return fmt.Errorf("--data-dir: %s was used before; the demo needs an empty folder", cfg.DataDir)
 	}
-	addrs, err := roles.Standalone(ctx, cfg, &g)
+	addrs, err := roles.Standalone(context.WithoutCancel(ctx), cfg, &g)
 	if err != nil {
 		return err
 	}

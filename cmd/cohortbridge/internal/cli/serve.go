@@ -96,9 +96,9 @@ func standaloneCommand() *cobra.Command {
 		}
 		var g lifecycle.Group
 		g.OnStop("telemetry", flush)
-		addrs, err := roles.Standalone(cmd.Context(), cfg, &g)
+		addrs, err := roles.Standalone(context.WithoutCancel(cmd.Context()), cfg, &g)
 		if err != nil {
-			_ = g.Stop(cmd.Context()) // the first error is the one to report
+			_ = g.Stop(context.WithoutCancel(cmd.Context())) // the first error is the one to report
 			return err
 		}
 		if err := ready(cmd, addrs); err != nil {
@@ -141,9 +141,9 @@ the config file; gRPC between them is not encrypted, so keep it on a private net
 		}
 		var g lifecycle.Group
 		g.OnStop("telemetry", flush)
-		addrs, err := roles.Single(cmd.Context(), role, cfg, &g)
+		addrs, err := roles.Single(context.WithoutCancel(cmd.Context()), role, cfg, &g)
 		if err != nil {
-			_ = g.Stop(cmd.Context()) // the first error is the one to report
+			_ = g.Stop(context.WithoutCancel(cmd.Context())) // the first error is the one to report
 			return err
 		}
 		if err := ready(cmd, addrs); err != nil {
@@ -184,7 +184,7 @@ It keeps everything in memory.`,
 			cfg.Accounts[id] = pass
 		}
 		var g lifecycle.Group
-		got, err := roles.Sandbox(cmd.Context(), addr, cfg, &g)
+		got, err := roles.Sandbox(context.WithoutCancel(cmd.Context()), addr, cfg, &g)
 		if err != nil {
 			return err
 		}
