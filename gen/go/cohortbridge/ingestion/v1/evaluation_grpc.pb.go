@@ -35,8 +35,9 @@ type EvaluationServiceClient interface {
 	// leaf, in order, then one with the identified users, and as its last message
 	// the watermarks.
 	EvaluateLeaves(ctx context.Context, in *EvaluateLeavesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[EvaluateLeavesResponse], error)
-	// ListChangedUsers returns the canonical users whose profile or identity changed
-	// in a range of the profile sequence, users merged away included.
+	// ListChangedUsers returns the users whose profile or identity changed in a range
+	// of the profile sequence, users merged away included. The newest change of each
+	// user is kept, so users that changed again after the range are in the answer too.
 	ListChangedUsers(ctx context.Context, in *ListChangedUsersRequest, opts ...grpc.CallOption) (*ListChangedUsersResponse, error)
 	// ResolveMembers reads ids and columns of users.
 	ResolveMembers(ctx context.Context, in *ResolveMembersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ResolveMembersResponse], error)
@@ -109,8 +110,9 @@ type EvaluationServiceServer interface {
 	// leaf, in order, then one with the identified users, and as its last message
 	// the watermarks.
 	EvaluateLeaves(*EvaluateLeavesRequest, grpc.ServerStreamingServer[EvaluateLeavesResponse]) error
-	// ListChangedUsers returns the canonical users whose profile or identity changed
-	// in a range of the profile sequence, users merged away included.
+	// ListChangedUsers returns the users whose profile or identity changed in a range
+	// of the profile sequence, users merged away included. The newest change of each
+	// user is kept, so users that changed again after the range are in the answer too.
 	ListChangedUsers(context.Context, *ListChangedUsersRequest) (*ListChangedUsersResponse, error)
 	// ResolveMembers reads ids and columns of users.
 	ResolveMembers(*ResolveMembersRequest, grpc.ServerStreamingServer[ResolveMembersResponse]) error
