@@ -1,6 +1,7 @@
 package cohortsync_test
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -48,7 +49,7 @@ func TestRunsConvergeOnAFaultyDestination(t *testing.T) {
 // run succeeds, the segment is the cohort.
 func TestSegmentFollowsAnyHistory(t *testing.T) {
 	eachChannel(t, func(t *testing.T, kind channelKind) {
-		for seed := range uint64(4) {
+		for seed := range uint64(3) {
 			t.Run(fmt.Sprint(seed), func(t *testing.T) {
 				rnd := rand.New(rand.NewPCG(seed, 1))
 				r := newRig(t, kind, sandbox.Knobs{Seed: seed + 1}, nil)
@@ -262,6 +263,8 @@ func newGate(path string) *gate {
 
 func (g *gate) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if g.closed.Load() && strings.HasPrefix(r.URL.Path, g.path) {
+		body, _ := io.ReadAll(r.Body)
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		g.waits <- struct{}{}
 		select {
 		case <-g.open:
@@ -277,7 +280,7 @@ func TestCancelledRunKeepsATrueLedger(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			g := newGate(name)
 			r := newRig(t, kind, sandbox.Knobs{}, func(h http.Handler) http.Handler { g.h = h; return g })
-			all := r.people(40_000)
+			all := r.people(20_000)
 			r.world.SetLeaf("Buy", all[:100]...)
 			s := r.sync("Buy", dynamic)
 			r.ok(r.run(s))
@@ -301,7 +304,7 @@ func TestCancelledRunKeepsATrueLedger(t *testing.T) {
 			require.NoError(t, err)
 			require.EqualValues(t, 15_100, got.GetSync().GetMembers())
 			next := r.ok(r.run(s))
-			require.EqualValues(t, 24_900, next.GetTotals().GetAdded())
+			require.EqualValues(t, 4_900, next.GetTotals().GetAdded())
 			require.Equal(t, r.identifiers(all...), r.segment("Buy"))
 		})
 	}
@@ -335,6 +338,7 @@ func TestDeadDestinationSlowsNoOtherConnector(t *testing.T) {
 	r := newRig(t, partner, sandbox.Knobs{}, func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			if req.Header.Get("X-Clevertap-Account-Id") == "DEAD" {
+				_, _ = io.Copy(io.Discard, req.Body) // only then is the client's leaving noticed
 				<-req.Context().Done()
 				return
 			}
