@@ -1,3 +1,5 @@
 module github.com/cohortbridge/cohortbridge/sandbox
 
 go 1.26.0
+
+require go.uber.org/goleak v1.3.0
