@@ -38,6 +38,9 @@ func (l *Limiter) Limit() int {
 // Acquire waits for a slot, first come, first served. The caller gives it back
 // with the returned function, saying whether the call was refused for load.
 func (l *Limiter) Acquire(ctx context.Context) (release func(throttled bool), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	l.mu.Lock()
 	if len(l.waiters) == 0 && l.inFlight < int(l.limit) {
 		l.inFlight++

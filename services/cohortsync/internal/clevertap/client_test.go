@@ -1,0 +1,196 @@
+package clevertap_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/clevertap"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const secret = "QAE-AWB-AAAL"
+
+// script answers each call with status and body, and keeps what it was asked.
+func script(t *testing.T, status int, body string) (*clevertap.Client, clevertap.Account, *[]*http.Request, *[]string) {
+	t.Helper()
+	var reqs []*http.Request
+	var bodies []string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		reqs, bodies = append(reqs, r), append(bodies, string(b))
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}))
+	c := clevertap.New(clevertap.Options{Timeout: 2 * time.Second, AllowPrivate: true})
+	t.Cleanup(func() { c.Close(); srv.Close() })
+	return c, clevertap.Account{ID: "W6W-797-865Z", Passcode: secret, BaseURL: srv.URL, PartnerURL: srv.URL + "/p", AdminEmail: "admin@example.org"}, &reqs, &bodies
+}
+
+func class(t *testing.T, err error) *clevertap.Error {
+	t.Helper()
+	var e *clevertap.Error
+	require.True(t, errors.As(err, &e), "%v", err)
+	require.NotContains(t, e.Error(), secret)
+	return e
+}
+
+func TestConnectSucceedsOnlyOnAnExplicitSuccess(t *testing.T) {
+	for body, ok := range map[string]bool{
+		`{ "status" : "success" , "code":"200"}`: true, `{"status":"fail","error":"no","code":"401"}`: false,
+		``: false, `<html>`: false, `{}`: false, `[1]`: false,
+	} {
+		c, a, reqs, _ := script(t, 200, body)
+		err := c.Connect(t.Context(), a, "cohort bridge")
+		require.Equal(t, ok, err == nil, body)
+		r := (*reqs)[0]
+		require.Equal(t, "/v1/connect?partner=cohort+bridge", r.URL.String())
+		require.Equal(t, "W6W-797-865Z", r.Header.Get("X-CleverTap-Account-Id"))
+		require.Equal(t, secret, r.Header.Get("X-CleverTap-Passcode"))
+	}
+}
+
+func TestStatusesAreClassifiedByWhatToDo(t *testing.T) {
+	for status, want := range map[int]clevertap.Class{
+		400: clevertap.Refused, 401: clevertap.Refused, 403: clevertap.Refused, 404: clevertap.Refused, 405: clevertap.Refused, 302: clevertap.Refused,
+		408: clevertap.Throttled, 429: clevertap.Throttled, 500: clevertap.Transient, 502: clevertap.Transient, 503: clevertap.Transient, 504: clevertap.Transient,
+	} {
+		c, a, _, _ := script(t, status, `{"status":"fail","error":"Invalid Credentials for `+secret+` and someone@example.org","code":`+"401"+`}`)
+		_, err := c.Upload(t.Context(), a, [][]byte{[]byte(`{}`)})
+		e := class(t, err)
+		require.Equal(t, want, e.Class, status)
+		if status != 302 {
+			require.Contains(t, e.Error(), "Invalid Credentials", "the reason is CleverTap's")
+		}
+		require.NotContains(t, e.Error(), "someone@example.org")
+	}
+}
+
+func TestRefusedRecordsAreFoundByTheirNumberNotByTheEcho(t *testing.T) {
+	c, a, _, bodies := script(t, 200, `{"status":"partial","processed":1,"unprocessed":[
+		{"status":"fail","code":515,"error":"Profile data is incorrect. Email is not valid. Skipped record number : 3","record":{"identity":"0"}},
+		{"status":"fail","code":"555","error":"Something broke.Skipped record number :1","record":{}}]}`)
+	got, err := c.Upload(t.Context(), a, [][]byte{[]byte(`{"a":1}`), []byte(`{"a":2}`), []byte(`{"a":3}`)})
+	require.NoError(t, err)
+	require.Len(t, got, 2)
+	require.Equal(t, 2, got[0].Index)
+	require.Equal(t, 515, got[0].Code)
+	require.False(t, got[0].Retryable())
+	require.Equal(t, 0, got[1].Index)
+	require.True(t, got[1].Retryable())
+	require.JSONEq(t, `{"d":[{"a":1},{"a":2},{"a":3}]}`, (*bodies)[0])
+}
+
+func TestAnswersThatNameNoRecordMeanNothingWasStored(t *testing.T) {
+	for body, want := range map[string]clevertap.Class{
+		`{"status":"fail","processed":0,"unprocessed":[]}`:                                                    clevertap.Transient,
+		`{"status":"partial","processed":0,"unprocessed":[{"code":523,"error":"no number"}]}`:                 clevertap.Transient,
+		`{"status":"partial","processed":0,"unprocessed":[{"code":523,"error":"Skipped record number : 9"}]}`: clevertap.Transient,
+		`{"status":"weird"}`: clevertap.Refused, ``: clevertap.Refused,
+	} {
+		c, a, _, _ := script(t, 200, body)
+		_, err := c.Upload(t.Context(), a, [][]byte{[]byte(`{}`)})
+		require.Equal(t, want, class(t, err).Class, body)
+	}
+}
+
+func TestPageCarriesMixpanelsMessageAndFailureInTheBodyCounts(t *testing.T) {
+	c, a, _, bodies := script(t, 200, `{"action":"add_members","status":"success"}`)
+	p := clevertap.Page{Action: "add_members", ProjectID: "7", CohortID: "42", CohortName: `La"psed`, SessionID: "s-1", Page: 1, Pages: 2, Members: [][]byte{[]byte(`{"mixpanel_distinct_id":"u1"}`), []byte(`{"mixpanel_distinct_id":"u2"}`)}}
+	require.NoError(t, c.SendPage(t.Context(), a, p))
+	require.JSONEq(t, `{"action":"add_members","parameters":{"mixpanel_project_id":"7","mixpanel_cohort_id":"42","mixpanel_cohort_name":"La\"psed","mixpanel_cohort_description":"",
+		"mixpanel_session_id":"s-1","page_info":{"total_pages":2,"page_count":1},"members":[{"mixpanel_distinct_id":"u1"},{"mixpanel_distinct_id":"u2"}]}}`, (*bodies)[0])
+	p.Members = nil
+	require.NoError(t, c.SendPage(t.Context(), a, p))
+	require.True(t, json.Valid([]byte((*bodies)[1])))
+	for body, want := range map[string]clevertap.Class{
+		`{"action":"add_members","status":"failure","error":{"message":"busy","code":429}}`:  clevertap.Throttled,
+		`{"action":"add_members","status":"failure","error":{"message":"bad","code":"503"}}`: clevertap.Transient,
+		`{"action":"add_members","status":"failure","error":{"message":"key","code":401}}`:   clevertap.Refused,
+		`{"action":"members","status":"success"}`:                                            clevertap.Refused, `ok`: clevertap.Refused,
+	} {
+		c, a, _, _ := script(t, 200, body)
+		require.Equal(t, want, class(t, c.SendPage(t.Context(), a, p)).Class, body)
+	}
+}
+
+func TestCustomListsBadAdminIsNotBadCredentials(t *testing.T) {
+	c, a, _, bodies := script(t, 401, `{"error":"Email id is either not in the right format or does not belong to a valid admin","status":"fail","code":401}`)
+	_, err := c.CompleteList(t.Context(), a, clevertap.List{Name: "n", Filename: "f.csv", Creator: "c", URL: "http://x"})
+	require.Equal(t, clevertap.BadEmail, class(t, err).Class)
+	require.Contains(t, (*bodies)[0], `"replace":true`)
+	c, a, _, _ = script(t, 200, `{"Segment ID":1234,"status":"success","code":200}`)
+	id, err := c.CompleteList(t.Context(), a, clevertap.List{})
+	require.NoError(t, err)
+	require.EqualValues(t, 1234, id)
+	c, a, _, _ = script(t, 200, `{"status":"fail","error":"URL not generated, Please come back later"}`)
+	_, err = c.ListUploadURL(t.Context(), a)
+	require.Equal(t, clevertap.Transient, class(t, err).Class)
+}
+
+func TestListFileIsPutWithItsLengthAndWithoutCredentials(t *testing.T) {
+	c, a, reqs, bodies := script(t, 200, "")
+	require.NoError(t, c.PutList(t.Context(), a.BaseURL+"/s3?sig=x", strings.NewReader("Type,Identity\n"), 14, ""))
+	r := (*reqs)[0]
+	require.EqualValues(t, 14, r.ContentLength)
+	require.Empty(t, r.Header.Get("X-CleverTap-Passcode"))
+	require.Empty(t, r.Header.Get("Content-Type"))
+	require.Equal(t, "Type,Identity\n", (*bodies)[0])
+	c, a, _, _ = script(t, 403, "<Error/>")
+	require.Equal(t, clevertap.StaleURL, class(t, c.PutList(t.Context(), a.BaseURL, strings.NewReader(""), 0, "")).Class)
+}
+
+func TestNoAnswerIsTransientAndSaysWhetherTheCallMayHaveWorked(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	}))
+	defer srv.Close()
+	c := clevertap.New(clevertap.Options{Timeout: 50 * time.Millisecond, AllowPrivate: true})
+	defer c.Close()
+	_, err := c.Upload(context.Background(), clevertap.Account{BaseURL: srv.URL}, [][]byte{[]byte(`{}`)})
+	e := class(t, err)
+	require.Equal(t, clevertap.Transient, e.Class)
+	require.True(t, e.Unanswered)
+	_, err = c.Upload(context.Background(), clevertap.Account{BaseURL: "http://127.0.0.1:1"}, [][]byte{[]byte(`{}`)})
+	require.False(t, class(t, err).Unanswered, "a refused connection had no effect")
+}
+
+func TestPrivateAddressesAreRefusedUnlessAllowed(t *testing.T) {
+	c := clevertap.New(clevertap.Options{})
+	defer c.Close()
+	for _, base := range []string{"http://127.0.0.1:9", "http://[::1]:9", "http://169.254.169.254", "http://10.0.0.1", "http://localhost:9"} {
+		e := class(t, c.Connect(t.Context(), clevertap.Account{BaseURL: base}, "x"))
+		require.Equal(t, clevertap.Refused, e.Class, base)
+		require.Contains(t, e.Message, "private", base)
+	}
+}
+
+func TestRegionsAndOverrides(t *testing.T) {
+	for region, want := range map[string]string{"eu1": "https://api.clevertap.com", "in1": "https://in1.api.clevertap.com", "mec1": "https://mec1.api.clevertap.com"} {
+		got, err := clevertap.BaseURL(region, "")
+		require.NoError(t, err)
+		require.Equal(t, want, got)
+	}
+	for _, region := range []string{"sk1", "xx1", ""} {
+		_, err := clevertap.BaseURL(region, "")
+		require.Error(t, err, region)
+	}
+	got, err := clevertap.BaseURL("sk1", "http://127.0.0.1:8085/")
+	require.NoError(t, err)
+	require.Equal(t, "http://127.0.0.1:8085", got)
+	for _, bad := range []string{"ftp://x", "http://", "http://user:pw@x", "x"} {
+		_, err := clevertap.BaseURL("eu1", bad)
+		require.Error(t, err, bad)
+	}
+}
