@@ -92,7 +92,7 @@ func TestBadInputIsRefusedByNameAndChangesNothing(t *testing.T) {
 	tree := &typev1.Expression{Node: &typev1.Expression_AllOf{AllOf: &typev1.ExpressionList{Operands: []*typev1.Expression{harness.PropertyIs("a", "b"), badLeaf}}}}
 	_, err = c.Cohorts().CreateCohort(ctx, &cohortsyncv1.CreateCohortRequest{Parent: c.Project, Cohort: &cohortsyncv1.Cohort{DisplayName: "x", Definition: tree}})
 	refused(t, "unknown property type", err, codes.InvalidArgument, "cohort.definition.all_of.operands[1].property.filter.type")
-	refusedREST(t, "unknown property type", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"display_name":"x","definition":{"property":{"filter":{"property":"plan","type":"VALUE_TYPE_COLOUR","operator":"PROPERTY_OPERATOR_IS_SET"}}}}`), jsonHead), 400, "VALUE_TYPE_COLOUR")
+	refusedREST(t, "unknown property type", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"display_name":"x","definition":{"property":{"filter":{"property":"plan","type":"VALUE_TYPE_COLOUR","operator":"PROPERTY_OPERATOR_IS_SET"}}}}`), jsonHead), 400, "type")
 	_, err = c.Cohorts().CreateCohort(ctx, &cohortsyncv1.CreateCohortRequest{Parent: c.Project, Cohort: &cohortsyncv1.Cohort{DisplayName: "x"}})
 	refused(t, "no definition", err, codes.InvalidArgument, "cohort.definition")
 
@@ -106,6 +106,7 @@ func TestBadInputIsRefusedByNameAndChangesNothing(t *testing.T) {
 
 	refusedREST(t, "malformed JSON", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"display_name":`), jsonHead), 400, "")
 	refusedREST(t, "a wrong type", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"display_name":7}`), jsonHead), 400, "display_name")
+	refusedREST(t, "an enum value that is no such thing", c.MustDo(t, "POST", "/v1/"+c.Project+"/syncs", []byte(`{"mode":"someone@example.org"}`), jsonHead), 400, "mode")
 	refusedREST(t, "a misspelt field", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"dislpay_name":"x"}`), jsonHead), 400, "dislpay_name")
 
 	_, err = c.Cohorts().ListCohorts(ctx, &cohortsyncv1.ListCohortsRequest{Parent: "projects/999"})

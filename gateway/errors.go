@@ -32,11 +32,15 @@ var (
 	// and in "unknown field \"x\"".
 	fieldName = regexp.MustCompile(`field "?([A-Za-z_.]+)"?`)
 	upper     = regexp.MustCompile(`[A-Z]`)
+	// badValue is where protojson repeats the value it refused, which may be
+	// somebody's data.
+	badValue = regexp.MustCompile(`(invalid value for [A-Za-z0-9_.]+ (?:type|field [A-Za-z0-9_.]+)): .*`)
 )
 
 // malformed is the fault of a request whose JSON can't be read.
 func malformed(text string) *fault.Error {
 	text = strings.TrimSpace(strings.TrimPrefix(noBreak.Replace(text), "proto:"))
+	text = badValue.ReplaceAllString(text, "$1")
 	m := fieldName.FindStringSubmatch(text)
 	if m == nil {
 		return fault.New(fault.Invalid, "MALFORMED_JSON", "body: %s", text)
