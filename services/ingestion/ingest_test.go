@@ -10,6 +10,7 @@ import (
 	"time"
 
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
+	typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
 )
 
 const (
@@ -144,10 +145,11 @@ func TestStrictImportReportsEachBadEventAndStoresTheRest(t *testing.T) {
 		ev("E", at, "", "a-14", props{"distinct_id": []int{1}}),
 		ev("Dropped", at, "u", "a-15", props{"$ignore": true}),
 		ev("Good", at, "", "a-16", props{"distinct_id": 42, "time": fmt.Sprint(at.Unix())}),
-		ev("Good", start.Add(30*time.Minute), "u1", "a-17", nil),
+		ev("Good", start.Add(30*time.Minute), "u1", "a-17", props{"half": "HALF", "list": []string{"HALF"}}),
 	}
 	body := toJSON(t, batch)
 	body = []byte(strings.Replace(string(body), `"MARK"`, `{"event":"E","properties":{"distinct_id":"u","$insert_id":"a-13","time":1,"bad":"`+"\xff"+`"}}`, 1))
+	body = []byte(strings.ReplaceAll(string(body), "HALF", `cut\ud83d`)) // as the browser SDK's cut at 255 units leaves it
 	r := h.raw(&ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: "application/json", RawQuery: "strict=1", Authorization: basic("secret-1", ""), Body: body})
 	var got struct {
 		Code     int `json:"code"`
@@ -187,10 +189,24 @@ func TestStrictImportReportsEachBadEventAndStoresTheRest(t *testing.T) {
 				t.Errorf("a numeric id became %q", e.GetDistinctId())
 			}
 		case "a-17":
+			if !strings.Contains(e.GetPropertiesJson(), `"half":"cut\ufffd"`) {
+				t.Errorf("half a character was stored as %s", e.GetPropertiesJson())
+			}
 			if !e.GetTime().AsTime().Equal(start) {
 				t.Errorf("a time half an hour ahead became %v, want now", e.GetTime().AsTime())
 			}
 		}
+	}
+}
+
+func TestHalfACharacterDoesNotBreakAFilter(t *testing.T) {
+	h := newHarness(t)
+	body := strings.Replace(string(toJSON(t, []props{ev("E", start, "u", "h1", props{"text": "HALF", "plan": "gold"})})), "HALF", `\ud83d`, 1)
+	h.raw(&ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: "application/json", RawQuery: "strict=1", Authorization: basic("secret-1", ""), Body: []byte(body)})
+	l := did(1, "E")
+	l.GetBehavior().Filters = []*typev1.PropertyFilter{filter("plan", typeString, opEquals, "gold")}
+	if got := h.ids(1, h.evaluate(1, l).leaves[0]); got != "u" {
+		t.Errorf("selected %q", got)
 	}
 }
 

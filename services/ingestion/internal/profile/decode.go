@@ -163,7 +163,7 @@ func truthy(v jsontext.Value) bool {
 // DecodeOne reads a single update.
 func DecodeOne(b []byte, index int) (*Update, *event.Failure) {
 	u := &Update{Index: index}
-	f, err := Decode(jsontext.NewDecoder(bytes.NewBuffer(b), event.Options...), u)
+	f, err := Decode(jsontext.NewDecoder(bytes.NewBuffer(event.Repair(b)), event.Options...), u)
 	if err != nil {
 		return nil, u.fail("$", "not valid JSON")
 	}

@@ -16,6 +16,8 @@ import (
 	"sync"
 
 	"github.com/klauspost/compress/gzip"
+
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
 )
 
 // Endpoint is the route of a request.
@@ -145,13 +147,12 @@ func Open(r *Request, lim Limits) (*Payload, error) {
 	if err != nil {
 		return p, err
 	}
-	if !form {
-		p.JSON = data
-		return p, nil
+	if form {
+		if data, err = decodeData(data); err != nil {
+			return p, err
+		}
 	}
-	if p.JSON, err = decodeData(data); err != nil {
-		return p, err
-	}
+	p.JSON = event.Repair(data)
 	return p, nil
 }
 
