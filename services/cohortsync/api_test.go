@@ -68,9 +68,18 @@ func TestUnknownThingsAreNotFound(t *testing.T) {
 	c, err := r.Cohorts.CreateCohort(r.ctx, &cohortsyncv1.CreateCohortRequest{Parent: "projects/1", Cohort: &cohortsyncv1.Cohort{DisplayName: "x", Definition: benchkit.Did("Buy")}})
 	require.NoError(t, err)
 	for name, call := range map[string]func() error{
-		"sync":    func() error { _, err := r.Syncs.RunSync(r.ctx, &cohortsyncv1.RunSyncRequest{Name: "projects/1/syncs/99"}); return err },
-		"project": func() error { _, err := r.Cohorts.GetCohort(r.ctx, &cohortsyncv1.GetCohortRequest{Name: "projects/2/cohorts/1"}); return err },
-		"run":     func() error { _, err := r.Runs.GetRun(r.ctx, &cohortsyncv1.GetRunRequest{Name: "projects/1/syncs/1/runs/1"}); return err },
+		"sync": func() error {
+			_, err := r.Syncs.RunSync(r.ctx, &cohortsyncv1.RunSyncRequest{Name: "projects/1/syncs/99"})
+			return err
+		},
+		"project": func() error {
+			_, err := r.Cohorts.GetCohort(r.ctx, &cohortsyncv1.GetCohortRequest{Name: "projects/2/cohorts/1"})
+			return err
+		},
+		"run": func() error {
+			_, err := r.Runs.GetRun(r.ctx, &cohortsyncv1.GetRunRequest{Name: "projects/1/syncs/1/runs/1"})
+			return err
+		},
 		"connector": func() error {
 			_, err := r.Syncs.CreateSync(r.ctx, &cohortsyncv1.CreateSyncRequest{Parent: "projects/1", Sync: &cohortsyncv1.Sync{Cohort: c.GetCohort().GetName(), Connector: "projects/1/connectors/9", Mode: oneTime}})
 			return err

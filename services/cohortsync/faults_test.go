@@ -216,8 +216,10 @@ func TestDestinationThatAnswersNonsensePausesTheSync(t *testing.T) {
 	for name, answer := range map[string]http.HandlerFunc{
 		"HTML":       func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>hello</html>") },
 		"empty body": func(http.ResponseWriter, *http.Request) {},
-		"redirect":   func(w http.ResponseWriter, _ *http.Request) { http.Redirect(w, &http.Request{}, "http://169.254.169.254/", 302) },
-		"not found":  func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(404) },
+		"redirect": func(w http.ResponseWriter, _ *http.Request) {
+			http.Redirect(w, &http.Request{}, "http://169.254.169.254/", http.StatusFound)
+		},
+		"not found": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNotFound) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachChannel(t, func(t *testing.T, kind channelKind) {

@@ -150,7 +150,7 @@ func get[T any](r *rig, path string) (out T) {
 	r.t.Helper()
 	resp, err := http.Get(r.url + path)
 	require.NoError(r.t, err)
-	defer resp.Body.Close() //nolint:errcheck // read whole
+	defer resp.Body.Close()
 	require.NoError(r.t, json.NewDecoder(resp.Body).Decode(&out))
 	return out
 }

@@ -3,7 +3,6 @@ package benchkit
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"time"
 
@@ -49,7 +48,7 @@ func MeasureDelivery(ctx context.Context, dataDir string, to Destination, member
 	w.SetConnector(1, 1, &registryv1.CleverTap{AccountId: to.AccountID, Region: "eu1", HostUrl: to.URL, PartnerUrl: to.URL + "/partner/mixpanel/cohort", Channel: to.Channel, AdminEmail: "admin@example.org"}, to.Passcode)
 	cfg := cohortsync.Default()
 	cfg.DataDir, cfg.AllowPrivateDestinations = dataDir, true
-	s, err := Start(ctx, cfg, w, slog.New(slog.NewTextHandler(io.Discard, nil)))
+	s, err := Start(ctx, cfg, w, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return d, err
 	}

@@ -60,6 +60,7 @@ func prepare(columns []Column) []column {
 			partner = "first_name"
 		case lastName:
 			partner = "last_name"
+		case other:
 		}
 		k.partnerKey = append(quote(partner), ':')
 		k.profileKey = append(quote(profile), ':')

@@ -19,12 +19,15 @@ type customList struct {
 // NewCustomList returns the custom list channel.
 func NewCustomList(cfg Config) Publisher { return &customList{cfg: cfg, columns: prepare(cfg.Columns)} }
 
+// Name implements Channel.
 func (c *customList) Name() string { return "CUSTOM_LIST" }
 
+// Traits implements Channel.
 func (c *customList) Traits() Traits {
 	return Traits{MaxRecords: clevertap.MaxUploadRecords, MaxBytes: clevertap.MaxUploadBytes - 64, Concurrency: 15, Group: "upload"}
 }
 
+// Encode implements Channel.
 func (c *customList) Encode(m Member) (Encoded, string) {
 	id, skip := identify(m)
 	if skip != "" {
@@ -42,8 +45,10 @@ func (c *customList) Encode(m Member) (Encoded, string) {
 	return Encoded{Identifier: id, Record: append(b, "}}"...), Warnings: warnings}, ""
 }
 
+// Removal implements Channel.
 func (c *customList) Removal(string) []byte { return nil }
 
+// Send implements Channel.
 func (c *customList) Send(ctx context.Context, _ Segment, b Batch) ([]Refusal, error) {
 	refused, err := c.cfg.Client.Upload(ctx, c.cfg.Account, b.Records)
 	if err != nil {
@@ -56,6 +61,7 @@ func (c *customList) Send(ctx context.Context, _ Segment, b Batch) ([]Refusal, e
 	return out, nil
 }
 
+// PublishLine implements Publisher.
 func (c *customList) PublishLine(identifier string) string {
 	if strings.ContainsAny(identifier, "\",\r\n") || identifier[0] == ' ' {
 		return `i,"` + strings.ReplaceAll(identifier, `"`, `""`) + "\"\n"
@@ -63,6 +69,7 @@ func (c *customList) PublishLine(identifier string) string {
 	return "i," + identifier + "\n"
 }
 
+// Publish implements Publisher.
 func (c *customList) Publish(ctx context.Context, s Segment, file io.ReaderAt, size int64) (int, error) {
 	calls := 0
 	url, err := "", error(nil)

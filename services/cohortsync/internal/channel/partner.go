@@ -16,12 +16,15 @@ type partner struct {
 // NewPartner returns the partner channel.
 func NewPartner(cfg Config) Channel { return &partner{cfg: cfg, columns: prepare(cfg.Columns)} }
 
+// Name implements Channel.
 func (p *partner) Name() string { return "PARTNER" }
 
+// Traits implements Channel.
 func (p *partner) Traits() Traits {
 	return Traits{MaxRecords: 1000, MaxBytes: clevertap.MaxUploadBytes, Concurrency: 15, Group: "partner", RemovesByCall: true, FullReplaces: true}
 }
 
+// Encode implements Channel.
 func (p *partner) Encode(m Member) (Encoded, string) {
 	id, skip := identify(m)
 	if skip != "" {
@@ -50,6 +53,7 @@ func (p *partner) Removal(identifier string) []byte {
 	return append(b, '}')
 }
 
+// Send implements Channel.
 func (p *partner) Send(ctx context.Context, s Segment, b Batch) ([]Refusal, error) {
 	action := "add_members"
 	switch {

@@ -3,7 +3,6 @@ package clevertap_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -40,7 +39,7 @@ func script(t *testing.T, status int, body string) (*clevertap.Client, clevertap
 func class(t *testing.T, err error) *clevertap.Error {
 	t.Helper()
 	var e *clevertap.Error
-	require.True(t, errors.As(err, &e), "%v", err)
+	require.ErrorAs(t, err, &e)
 	require.NotContains(t, e.Error(), secret)
 	return e
 }

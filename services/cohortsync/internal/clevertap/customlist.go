@@ -3,6 +3,7 @@ package clevertap
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"strings"
@@ -92,7 +93,7 @@ func (c *Client) CompleteList(ctx context.Context, a Account, l List) (int64, er
 	}
 	raw, status, err := c.call(ctx, a, http.MethodPost, a.BaseURL+"/upload_custom_list_segment_completed", body)
 	if err != nil {
-		if e, ok := err.(*Error); ok && status == http.StatusUnauthorized {
+		if e, ok := errors.AsType[*Error](err); ok && status == http.StatusUnauthorized {
 			var ans answer
 			if json.Unmarshal(raw, &ans) == nil && strings.Contains(strings.ToLower(ans.text()), "email id") {
 				e.Class = BadEmail

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"regexp"
 	"strconv"
@@ -171,7 +172,7 @@ func (c *Client) SendPage(ctx context.Context, a Account, p Page) error {
 	var ans partnerAnswer
 	if err != nil {
 		// A failure's words travel in error.message, which statusError can't read.
-		if e, ok := err.(*Error); ok && status != 0 && json.Unmarshal(raw, &ans) == nil && ans.Error.Message != "" {
+		if e, ok := errors.AsType[*Error](err); ok && status != 0 && json.Unmarshal(raw, &ans) == nil && ans.Error.Message != "" {
 			e.Message, e.Code = clean(ans.Error.Message, a), int(ans.Error.Code)
 		}
 		return err

@@ -165,8 +165,7 @@ func filter(f *typev1.PropertyFilter) string {
 		return s + " " + span(f.GetWithin().AsDuration())
 	}
 	word := " or "
-	switch f.GetOperator() {
-	case typev1.PropertyOperator_PROPERTY_OPERATOR_BETWEEN, typev1.PropertyOperator_PROPERTY_OPERATOR_ALL_OF:
+	if op := f.GetOperator(); op == typev1.PropertyOperator_PROPERTY_OPERATOR_BETWEEN || op == typev1.PropertyOperator_PROPERTY_OPERATOR_ALL_OF {
 		word = " and "
 	}
 	var parts []string

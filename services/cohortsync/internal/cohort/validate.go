@@ -200,6 +200,7 @@ func typesOf(op typev1.PropertyOperator) []typev1.ValueType {
 		return []typev1.ValueType{date}
 	case typev1.PropertyOperator_PROPERTY_OPERATOR_ANY_OF, typev1.PropertyOperator_PROPERTY_OPERATOR_ALL_OF:
 		return []typev1.ValueType{listType}
+	case typev1.PropertyOperator_PROPERTY_OPERATOR_UNSPECIFIED:
 	}
 	return nil
 }

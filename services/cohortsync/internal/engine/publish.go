@@ -84,7 +84,7 @@ func (x *execution) publish(ctx context.Context, pub channel.Publisher, f *foldi
 	// the other, so one slot is one call.
 	limiter := x.limits.For(x.dest.Account+"\x00list", 3)
 	calls := 0
-	report := delivery.Retry(trace.ContextWithSpan(x.stop, trace.SpanFromContext(ctx)), x.hard, x.cfg.Policy, limiter, func(ctx context.Context) error {
+	report := delivery.Retry(trace.ContextWithSpan(x.stop, trace.SpanFromContext(ctx)), x.hard, x.cfg.Policy, limiter, func(ctx context.Context) error { //nolint:contextcheck // the calls end with the run, not with the writes
 		n, err := pub.Publish(ctx, x.segment, file, size)
 		calls += n
 		return err

@@ -197,6 +197,7 @@ func (s *Syncs) PauseSync(ctx context.Context, req *cohortsyncv1.PauseSyncReques
 	switch x.State {
 	case store.SyncCompleted:
 		return nil, fault.New(fault.Precondition, "SYNC_COMPLETED", "the sync is completed; there is nothing to pause")
+	case store.SyncPaused: // stays as it is, with its first reason
 	case store.SyncActive:
 		p := &store.Pause{Reason: store.PauseRequested, Text: req.GetText(), Actor: actor(ctx), Since: s.Now()}
 		if err := s.Store.SetSyncState(ctx, x.ProjectID, x.ID, store.SyncPaused, p, time.Time{}); err != nil {

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"fmt"
+	"strconv"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -62,11 +63,10 @@ func (c Connectors) Resolve(ctx context.Context, project, connector int64) (*eng
 	if len(columns) == 0 {
 		columns = defaultColumns
 	}
-	h := xxhash.New()
-	fmt.Fprintf(h, "%q", d.PartnerProperty)
+	written := strconv.Quote(d.PartnerProperty)
 	for _, col := range columns {
 		d.Properties = append(d.Properties, col.Property)
-		fmt.Fprintf(h, "%q%q", col.Property, col.Field)
+		written += strconv.Quote(col.Property) + strconv.Quote(col.Field)
 	}
 	cfg := channel.Config{Client: c.CleverTap, Columns: columns}
 	kind := ct.GetChannel()
@@ -91,7 +91,7 @@ func (c Connectors) Resolve(ctx context.Context, project, connector int64) (*eng
 	default:
 		return nil, fault.New(fault.Invalid, "CONNECTOR_UNSUPPORTED", "the connector's channel is one this version can't deliver through")
 	}
-	d.Fingerprint = h.Sum64()<<8 | uint64(kind)
+	d.Fingerprint = xxhash.Sum64String(written)<<8 | uint64(kind)
 	return d, nil
 }
 

@@ -57,6 +57,7 @@ func toFault(what string, err error) error {
 		return fault.New(fault.Invalid, "UPSTREAM_REFUSED", "%s: %s", what, status.Convert(err).Message()).Wrap(err)
 	case codes.NotFound:
 		code, reason = fault.NotFound, "NOT_FOUND"
+	default:
 	}
 	return fault.New(code, reason, "%s failed (%s)", what, status.Code(err)).Wrap(err)
 }

@@ -237,9 +237,9 @@ func batches(s suite) {
 	require.NoError(s, err)
 	require.Empty(s, got.Entries)
 	res := store.Result{Index: 0, Outcome: store.Sent, Except: map[int]store.Exception{1: {Outcome: store.FailedOne, Reason: "code_523"}}, Attempts: 2, Throttled: 1}
-	t, err := s.st.Confirm(s.ctx, l, []store.Result{res}, store.Totals{Sent: 1, FailedBy: map[string]int64{"code_523": 1}})
+	_, err = s.st.Confirm(s.ctx, l, []store.Result{res}, store.Totals{Sent: 1, FailedBy: map[string]int64{"code_523": 1}})
 	require.NoError(s, err)
-	t, err = s.st.Confirm(s.ctx, l, []store.Result{{Index: 1, Outcome: store.Sent}}, store.Totals{Sent: 1})
+	t, err := s.st.Confirm(s.ctx, l, []store.Result{{Index: 1, Outcome: store.Sent}}, store.Totals{Sent: 1})
 	require.NoError(s, err)
 	require.EqualValues(s, 2, t.Sent)
 	require.EqualValues(s, 1, t.FailedBy["code_523"])
