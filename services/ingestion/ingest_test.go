@@ -199,14 +199,27 @@ func TestStrictImportReportsEachBadEventAndStoresTheRest(t *testing.T) {
 	}
 }
 
-func TestHalfACharacterDoesNotBreakAFilter(t *testing.T) {
+// Values that JSON readers differ on must not make one event spoil everybody's cohort.
+func TestOddValuesDoNotBreakAFilter(t *testing.T) {
 	h := newHarness(t)
-	body := strings.Replace(string(toJSON(t, []props{ev("E", start, "u", "h1", props{"text": "HALF", "plan": "gold"})})), "HALF", `\ud83d`, 1)
+	odd := `"a":"\ud83d","b":"\u0000x","c":-0,"d":123456789012345678901234567890,"e":1E+5,"f":1e308,"g":"\u2028\/","h":{"":[{}]},"i":[[],"\ud83d\ude00"]`
+	body := strings.Replace(string(toJSON(t, []props{ev("E", start, "u", "h1", props{"text": "ODD", "plan": "gold"})})), `"text":"ODD"`, odd, 1)
 	h.raw(&ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: "application/json", RawQuery: "strict=1", Authorization: basic("secret-1", ""), Body: []byte(body)})
 	l := did(1, "E")
 	l.GetBehavior().Filters = []*typev1.PropertyFilter{filter("plan", typeString, opEquals, "gold")}
 	if got := h.ids(1, h.evaluate(1, l).leaves[0]); got != "u" {
 		t.Errorf("selected %q", got)
+	}
+	for _, name := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i"} {
+		for _, f := range []*typev1.PropertyFilter{filter(name, typeString, opIsSet), filter(name, typeString, opEquals, "x"), filter(name, typeNumber, opEquals, 1), filter(name, typev1.ValueType_VALUE_TYPE_DATETIME, opEquals, start), filter(name, typev1.ValueType_VALUE_TYPE_LIST, typev1.PropertyOperator_PROPERTY_OPERATOR_ANY_OF, "x")} {
+			l.GetBehavior().Filters = []*typev1.PropertyFilter{f}
+			if got := h.ids(1, h.evaluate(1, l).leaves[0]); (got == "u") != (f.GetOperator() == opIsSet) {
+				t.Errorf("%v selected %q", f, got)
+			}
+		}
+		m := did(1, "E")
+		m.GetBehavior().Measure, m.GetBehavior().MeasureProperty = typev1.Measure_MEASURE_SUM, name
+		h.evaluate(1, m)
 	}
 }
 

@@ -3,8 +3,11 @@ package project
 import (
 	"context"
 	"crypto/sha256"
+	"strconv"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/cohortbridge/cohortbridge/platform/fault"
 )
@@ -17,11 +20,15 @@ type Cache struct {
 	ttl      time.Duration
 	size     int
 	now      Clock
+	flight   singleflight.Group
 	mu       sync.RWMutex
 	byToken  map[string]cached
 	byID     map[int64]cached
 	byBearer map[[32]byte]cached // by digest, so that no secret lies in memory longer than its request
 }
+
+// fetchTimeout bounds one question to the registry.
+const fetchTimeout = 10 * time.Second
 
 type cached struct {
 	p     *Project
@@ -36,21 +43,21 @@ func NewCache(next Registry, ttl time.Duration, size int, now Clock) *Cache {
 
 // ByToken implements Registry.
 func (c *Cache) ByToken(ctx context.Context, token string) (*Project, error) {
-	return lookup(c, c.byToken, token, func() (*Project, error) { return c.next.ByToken(ctx, token) })
+	return lookup(ctx, c, c.byToken, token, "t"+token, func(ctx context.Context) (*Project, error) { return c.next.ByToken(ctx, token) })
 }
 
 // ByID implements Registry.
 func (c *Cache) ByID(ctx context.Context, id int64) (*Project, error) {
-	return lookup(c, c.byID, id, func() (*Project, error) { return c.next.ByID(ctx, id) })
+	return lookup(ctx, c, c.byID, id, "i"+strconv.FormatInt(id, 10), func(ctx context.Context) (*Project, error) { return c.next.ByID(ctx, id) })
 }
 
 // Authenticate implements Registry.
 func (c *Cache) Authenticate(ctx context.Context, cr Credential) (*Project, error) {
 	key := sha256.Sum256([]byte(cr.Username + "\x00" + cr.Secret + "\x00" + cr.ProjectID))
-	return lookup(c, c.byBearer, key, func() (*Project, error) { return c.next.Authenticate(ctx, cr) })
+	return lookup(ctx, c, c.byBearer, key, "b"+string(key[:]), func(ctx context.Context) (*Project, error) { return c.next.Authenticate(ctx, cr) })
 }
 
-func lookup[K comparable](c *Cache, m map[K]cached, key K, fetch func() (*Project, error)) (*Project, error) {
+func lookup[K comparable](ctx context.Context, c *Cache, m map[K]cached, key K, flightKey string, fetch func(context.Context) (*Project, error)) (*Project, error) {
 	now := c.now()
 	c.mu.RLock()
 	e, ok := m[key]
@@ -58,7 +65,15 @@ func lookup[K comparable](c *Cache, m map[K]cached, key K, fetch func() (*Projec
 	if ok && now.Before(e.until) {
 		return e.p, e.err
 	}
-	p, err := fetch()
+	// One question at a time for a key: callers that find it expired together would
+	// each have the registry check the same password, which is slow on purpose.
+	// The answer is for all of them, so it does not end with the first one's context.
+	v, err, _ := c.flight.Do(flightKey, func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
+		defer cancel()
+		return fetch(ctx)
+	})
+	p, _ := v.(*Project)
 	e = cached{p: p, err: err, until: now.Add(c.ttl)}
 	if err != nil {
 		switch fault.CodeOf(err) {

@@ -207,15 +207,15 @@ type querier interface {
 func query(ctx context.Context, q querier, text string, args []any, scan func(*sql.Rows) error) (err error) {
 	rows, err := q.QueryContext(ctx, text, args...)
 	if err != nil {
-		return err
+		return scrub(err)
 	}
-	defer func() { err = errors.Join(err, rows.Close()) }()
+	defer func() { err = errors.Join(err, scrub(rows.Close())) }()
 	for rows.Next() {
 		if err := scan(rows); err != nil {
 			return err
 		}
 	}
-	return rows.Err()
+	return scrub(rows.Err())
 }
 
 // Events implements warehouse.Warehouse.
@@ -254,6 +254,7 @@ func inTx(ctx context.Context, c *sql.Conn, fn func() error) (err error) {
 		return errors.Join(err, e)
 	}
 	if _, err = c.ExecContext(ctx, "COMMIT"); err != nil {
+		err = scrub(err)
 		// A failed COMMIT has rolled back already in most cases; a second ROLLBACK
 		// then only complains, and the first error is the one to report.
 		_, _ = c.ExecContext(context.WithoutCancel(ctx), "ROLLBACK")
@@ -274,8 +275,8 @@ func appendRows(c *sql.Conn, table string, fill func(*duckdb.Appender) error) er
 		}
 		if err := fill(a); err != nil {
 			// Nothing of it is wanted: the caller rolls back.
-			return errors.Join(err, a.Clear(), a.Close())
+			return scrub(errors.Join(err, a.Clear(), a.Close()))
 		}
-		return a.Close()
+		return scrub(a.Close())
 	})
 }

@@ -3,12 +3,14 @@ package duck_test
 import (
 	"context"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/feed"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/leaf"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/store/duck"
@@ -70,5 +72,19 @@ func TestARebuildDropsWhatTheLedgerDoesNotHave(t *testing.T) {
 	ev, err := w.Evaluate(ctx, 1, nil, time.Now())
 	if err != nil || ev.Identified.GetCardinality() != 1 || !ev.Identified.Contains(2) || ev.Seq != 1 {
 		t.Errorf("after the rebuild: %v, %v", ev, err)
+	}
+}
+
+func TestErrorsOfTheEngineQuoteNoData(t *testing.T) {
+	w := open(1000)(t, t.TempDir())
+	defer func() { _ = w.Close() }()
+	// What the decoders never let through: JSON that the engine refuses to read.
+	row := warehouse.Row{ProjectID: 1, UserNo: 1, Name: "E", Props: []byte(`{"mail":"zoe@example.org"`)}
+	if _, err := w.Append(context.Background(), []warehouse.Row{row}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := w.Evaluate(context.Background(), 1, []leaf.Leaf{{Behavior: &leaf.Behavior{Events: []string{"E"}, Measure: leaf.Sum, Property: "x", Comparator: leaf.Equal, Span: leaf.Span{To: 1}}}}, time.Now())
+	if err == nil || strings.Contains(err.Error(), "zoe") {
+		t.Errorf("error %v", err)
 	}
 }
