@@ -58,36 +58,42 @@ func (c *Cache) Authenticate(ctx context.Context, cr Credential) (*Project, erro
 }
 
 func lookup[K comparable](ctx context.Context, c *Cache, m map[K]cached, key K, flightKey string, fetch func(context.Context) (*Project, error)) (*Project, error) {
-	now := c.now()
-	c.mu.RLock()
-	e, ok := m[key]
-	c.mu.RUnlock()
-	if ok && now.Before(e.until) {
+	get := func() (cached, bool) {
+		c.mu.RLock()
+		defer c.mu.RUnlock()
+		e, ok := m[key]
+		return e, ok && c.now().Before(e.until)
+	}
+	if e, ok := get(); ok {
 		return e.p, e.err
 	}
 	// One question at a time for a key: callers that find it expired together would
 	// each have the registry check the same password, which is slow on purpose.
-	// The answer is for all of them, so it does not end with the first one's context.
 	v, err, _ := c.flight.Do(flightKey, func() (any, error) {
+		if e, ok := get(); ok { // answered since the caller looked
+			return e.p, e.err
+		}
+		// The answer is for all of them, so it does not end with the first one's context.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 		defer cancel()
-		return fetch(ctx)
+		p, err := fetch(ctx)
+		e := cached{p: p, err: err, until: c.now().Add(c.ttl)}
+		if err != nil {
+			switch fault.CodeOf(err) {
+			case fault.NotFound, fault.Unauthenticated, fault.Denied:
+				e.until = c.now().Add(c.ttl / 10)
+			default:
+				return nil, err // the registry could not answer: ask again next time
+			}
+		}
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if len(m) >= c.size {
+			clear(m) // rare and cheap to refill; keeps the bound without bookkeeping on every hit
+		}
+		m[key] = e
+		return p, err
 	})
 	p, _ := v.(*Project)
-	e = cached{p: p, err: err, until: now.Add(c.ttl)}
-	if err != nil {
-		switch fault.CodeOf(err) {
-		case fault.NotFound, fault.Unauthenticated, fault.Denied:
-			e.until = now.Add(c.ttl / 10)
-		default:
-			return nil, err // the registry could not answer: ask again next time
-		}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if len(m) >= c.size {
-		clear(m) // rare and cheap to refill; keeps the bound without bookkeeping on every hit
-	}
-	m[key] = e
 	return p, err
 }
