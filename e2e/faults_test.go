@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/cohortbridge/cohortbridge/e2e/harness"
@@ -24,7 +25,7 @@ func expect(prefix string, from, to int) map[string]bool {
 func TestARunConvergesAgainstAFailingCleverTapAndItsOutcomesAddUp(t *testing.T) {
 	for _, channel := range []registryv1.CleverTap_Channel{registryv1.CleverTap_CHANNEL_PARTNER, registryv1.CleverTap_CHANNEL_CUSTOM_LIST} {
 		t.Run(channel.String(), func(t *testing.T) {
-			p := harness.Standalone(t, t.TempDir(), append(fastRetries, "--sandbox-addr", "127.0.0.1:0")...)
+			p := harness.Standalone(t, t.TempDir(), slices.Concat(fastRetries, []string{"--sandbox-addr", "127.0.0.1:0"})...)
 			c := p.Client(t)
 			const n = 12_000
 			people(t, c, "f", 0, n, "plan", "pro")
@@ -53,7 +54,7 @@ func TestARunConvergesAgainstAFailingCleverTapAndItsOutcomesAddUp(t *testing.T) 
 
 			people(t, c, "f", 0, 500, "plan", "free")
 			people(t, c, "g", 0, 300, "plan", "pro")
-			for tries := 0; tries < 5; tries++ {
+			for range 5 {
 				resp, err := c.Syncs().RunSync(t.Context(), &cohortsyncv1.RunSyncRequest{Name: sync})
 				if err != nil {
 					t.Fatal(err)

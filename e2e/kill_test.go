@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -166,7 +167,7 @@ func killSyncs(t *testing.T, channel registryv1.CleverTap_Channel) {
 	const users = 8000
 	sandboxAddr := harness.Start(t, "sandbox", "--addr", "127.0.0.1:0", "--latency", "40ms").Ready.SandboxAddr
 	dir := t.TempDir()
-	args := append(fastRetries, "--allow-private-destinations")
+	args := slices.Concat(fastRetries, []string{"--allow-private-destinations"})
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, seed))

@@ -83,10 +83,14 @@ func (c *Client) Syncs() cohortsyncv1.SyncServiceClient {
 }
 
 // Runs is the RunService.
-func (c *Client) Runs() cohortsyncv1.RunServiceClient { return cohortsyncv1.NewRunServiceClient(c.conn) }
+func (c *Client) Runs() cohortsyncv1.RunServiceClient {
+	return cohortsyncv1.NewRunServiceClient(c.conn)
+}
 
 // Data is the DataService.
-func (c *Client) Data() ingestionv1.DataServiceClient { return ingestionv1.NewDataServiceClient(c.conn) }
+func (c *Client) Data() ingestionv1.DataServiceClient {
+	return ingestionv1.NewDataServiceClient(c.conn)
+}
 
 // Ingestion is the IngestionService.
 func (c *Client) Ingestion() ingestionv1.IngestionServiceClient {
@@ -94,7 +98,9 @@ func (c *Client) Ingestion() ingestionv1.IngestionServiceClient {
 }
 
 // Usage is the UsageService.
-func (c *Client) Usage() ingestionv1.UsageServiceClient { return ingestionv1.NewUsageServiceClient(c.conn) }
+func (c *Client) Usage() ingestionv1.UsageServiceClient {
+	return ingestionv1.NewUsageServiceClient(c.conn)
+}
 
 // Projects is the ProjectService.
 func (c *Client) Projects() registryv1.ProjectServiceClient {

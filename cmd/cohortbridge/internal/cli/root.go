@@ -76,6 +76,7 @@ func ErrorText(err error) string {
 		b.WriteString("\nIs it running? Start it with: cohortbridge standalone --dev")
 	case codes.Unauthenticated:
 		b.WriteString("\nCredentials come from --credentials, or from COHORTBRIDGE_USERNAME and COHORTBRIDGE_SECRET.")
+	default: // the message says it
 	}
 	return b.String()
 }

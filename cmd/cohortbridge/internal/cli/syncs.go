@@ -144,8 +144,9 @@ func isFinal(s cohortsyncv1.Run_State) bool {
 	switch s {
 	case cohortsyncv1.Run_STATE_SUCCEEDED, cohortsyncv1.Run_STATE_PARTIAL, cohortsyncv1.Run_STATE_FAILED, cohortsyncv1.Run_STATE_CANCELLED, cohortsyncv1.Run_STATE_BLOCKED:
 		return true
+	default:
+		return false
 	}
-	return false
 }
 
 // watch follows a run with a progress bar and prints its result. A run that did

@@ -58,11 +58,11 @@ func serveGRPC(g *lifecycle.Group, srv *grpc.Server, listeners ...net.Listener) 
 	})
 }
 
-func serveHTTP(g *lifecycle.Group, name string, l net.Listener, h http.Handler, certFile, keyFile string) error {
+func serveHTTP(ctx context.Context, g *lifecycle.Group, name string, l net.Listener, h http.Handler, certFile, keyFile string) error {
 	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10}
 	fresh := &freshConns{}
 	srv.ConnState = fresh.track
-	base, cancel := context.WithCancel(context.Background())
+	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	srv.BaseContext = func(net.Listener) context.Context { return base }
 	if certFile != "" {
 		cert, err := tls.LoadX509KeyPair(certFile, keyFile)

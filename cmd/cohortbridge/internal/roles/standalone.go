@@ -31,7 +31,7 @@ func Sandbox(ctx context.Context, addr string, cfg sandbox.Config, g *lifecycle.
 		return "", err
 	}
 	g.OnStop("sandbox", func(context.Context) error { s.Close(); return nil })
-	return l.Addr().String(), serveHTTP(g, "sandbox http", l, s.Handler(), "", "")
+	return l.Addr().String(), serveHTTP(ctx, g, "sandbox http", l, s.Handler(), "", "")
 }
 
 // service is what the parts of cohortbridge have in common.
@@ -133,5 +133,5 @@ func serveGateway(ctx context.Context, cfg *Config, g *lifecycle.Group, conns ga
 	if l, err = listen(ctx, "http_addr", cfg.HTTPAddr); err != nil {
 		return "", err
 	}
-	return l.Addr().String(), serveHTTP(g, "http", l, h, cfg.TLSCert, cfg.TLSKey)
+	return l.Addr().String(), serveHTTP(ctx, g, "http", l, h, cfg.TLSCert, cfg.TLSKey)
 }
