@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -381,4 +382,33 @@ func TestAccountsLimitIsSharedByItsConnectors(t *testing.T) {
 	st := get[sandbox.Statistics](r, "/sandbox/statistics")
 	require.LessOrEqual(t, st.PeakInFlight["partner"], 15)
 	require.Zero(t, st.Calls["/partner/mixpanel/cohort 429"])
+}
+
+// A removal that took effect without our knowing, and a user who comes back
+// with nothing changed: the ledger must not take her for someone who is in.
+func TestUserWhoReturnsAfterAnUnconfirmedRemovalIsSentAgain(t *testing.T) {
+	var broken atomic.Bool
+	r := newRig(t, partner, sandbox.Knobs{}, func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			if broken.Load() && strings.HasPrefix(req.URL.Path, "/partner") {
+				h.ServeHTTP(httptest.NewRecorder(), req) // it works, and the answer is lost
+				w.WriteHeader(http.StatusBadGateway)
+				return
+			}
+			h.ServeHTTP(w, req)
+		})
+	})
+	all := r.people(10)
+	r.world.SetLeaf("Buy", all...)
+	s := r.sync("Buy", dynamic)
+	r.ok(r.run(s))
+	broken.Store(true)
+	r.world.SetLeaf("Buy", all[1:]...)
+	run := r.run(s)
+	require.NotEqual(t, cohortsyncv1.Run_STATE_SUCCEEDED, run.GetState())
+	require.EqualValues(t, 1, run.GetTotals().GetRemoveFailed())
+	broken.Store(false)
+	r.world.SetLeaf("Buy", all...)
+	r.ok(r.run(s))
+	require.Equal(t, r.identifiers(all...), r.segment("Buy"))
 }

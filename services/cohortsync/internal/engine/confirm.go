@@ -307,8 +307,9 @@ func (f *folding) window(nos []uint64) error {
 		return changes[no]
 	}
 	type removal struct {
-		e  ledger.Entry
-		ok bool
+		e ledger.Entry
+		// ok: confirmed; maybe: asked, and it may have had its effect.
+		ok, maybe bool
 	}
 	var removals []removal
 	for _, h := range f.heads {
@@ -323,12 +324,12 @@ func (f *folding) window(nos []uint64) error {
 			switch {
 			case h.Op == channel.Remove:
 				if !f.skipRemovals {
-					removals = append(removals, removal{e, o == store.Sent})
+					removals = append(removals, removal{e, o == store.Sent, f.byCall && mayHaveWorked(o, reason)})
 				}
 			case o == store.Sent:
 				c := at(e.User)
 				c.set = append(c.set, e)
-			case h.Op == channel.Add && f.byCall && mayBeIn(o, reason):
+			case h.Op == channel.Add && f.byCall && mayHaveWorked(o, reason):
 				// It may have had its effect: remember the identifier, so that a
 				// leaver is removed, and send the columns again.
 				c := at(e.User)
@@ -379,10 +380,18 @@ func (f *folding) window(nos []uint64) error {
 		taken := f.sentAgain[r.e.Identifier]
 		switch {
 		case in && now.Identifier == r.e.Identifier:
-			if r.ok || taken {
-				c := at(r.e.User)
+			c := at(r.e.User)
+			switch {
+			case r.ok || taken:
 				c.drop = append(c.drop, r.e.User)
+				continue
+			case r.maybe:
+				// The user may be out already: should they come back, they are
+				// sent again, whatever the ledger has of them.
+				now.Hash = ledger.Unconfirmed
+				c.set = append(c.set, now)
 			}
+			f.dirty.Add(r.e.User)
 		case !r.ok && !taken && f.byCall:
 			f.left = append(f.left, r.e)
 		}
@@ -413,8 +422,9 @@ func (f *folding) window(nos []uint64) error {
 	return f.store.SaveBlocks(f.ctx, f.lease, f.sync.ID, blocks, rewritten)
 }
 
-// mayBeIn reports whether a user without a confirmation may be in all the same.
-func mayBeIn(o store.Outcome, reason string) bool {
+// mayHaveWorked reports whether a call without a confirmation may have had its
+// effect all the same.
+func mayHaveWorked(o store.Outcome, reason string) bool {
 	return o == store.Unknown || o == store.FailedOne && (reason == "destination_error" || reason == "no_answer")
 }
 

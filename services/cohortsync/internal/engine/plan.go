@@ -1,12 +1,15 @@
 package engine
 
 import (
+	"context"
+	"errors"
 	"fmt"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
 	"github.com/cespare/xxhash/v2"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/channel"
 	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/cohort"
@@ -216,34 +219,74 @@ func (p *planner) removals(set *roaring64.Bitmap) error {
 // resolveChunk is how many users are asked about in one call.
 const resolveChunk = 20_000
 
-// members plans the users to be sent, and looks at those who may have changed.
-func (p *planner) members(change diff.Change) error {
-	p.moved = &builder{batch: store.Batch{Op: channel.Remove}}
-	want := roaring64.Or(change.Add, change.Check)
-	it := want.ManyIterator()
+// chunk is what is known of some users.
+type chunk struct {
+	members []resolved
+	missing *roaring64.Bitmap
+}
+
+type resolved struct {
+	channel.Member
+	identified bool
+}
+
+// resolve reads users chunk by chunk, in ascending order.
+func (p *planner) resolve(ctx context.Context, users *roaring64.Bitmap, to chan<- chunk) error {
+	it := users.ManyIterator()
 	buf := make([]uint64, resolveChunk)
 	for {
 		n := it.NextMany(buf)
 		if n == 0 {
-			break
+			return nil
 		}
-		chunk := roaring64.New()
-		chunk.AddMany(buf[:n])
-		missing := chunk.Clone()
-		err := p.users.Resolve(p.stop, p.run.ProjectID, chunk, p.dest.Properties, p.dest.PartnerProperty, func(m channel.Member, identified bool) error {
-			if !missing.CheckedRemove(m.UserNo) {
-				return fmt.Errorf("a user was answered twice or not asked for")
+		asked := roaring64.New()
+		asked.AddMany(buf[:n])
+		c := chunk{missing: asked.Clone(), members: make([]resolved, 0, n)}
+		err := p.users.Resolve(ctx, p.run.ProjectID, asked, p.dest.Properties, p.dest.PartnerProperty, func(m channel.Member, identified bool) error {
+			if !c.missing.CheckedRemove(m.UserNo) {
+				return errors.New("a user was answered twice or not asked for")
 			}
-			return p.member(m, identified, change)
+			c.members = append(c.members, resolved{m, identified})
+			return nil
 		})
 		if err != nil {
 			return err
 		}
-		for miss := missing.Iterator(); miss.HasNext(); {
-			if err := p.skip(miss.Next(), channel.SkipNoIdentifier, change); err != nil {
-				return err
+		select {
+		case to <- c:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// members plans the users to be sent, and looks at those who may have changed.
+func (p *planner) members(change diff.Change) error {
+	p.moved = &builder{batch: store.Batch{Op: channel.Remove}}
+	// While one chunk is written, the next one is read: the two take about as long.
+	group, ctx := errgroup.WithContext(p.stop)
+	chunks := make(chan chunk, 1)
+	group.Go(func() error {
+		defer close(chunks)
+		return p.resolve(ctx, roaring64.Or(change.Add, change.Check), chunks)
+	})
+	group.Go(func() error {
+		for c := range chunks {
+			for _, m := range c.members {
+				if err := p.member(m.Member, m.identified, change); err != nil {
+					return err
+				}
+			}
+			for miss := c.missing.Iterator(); miss.HasNext(); {
+				if err := p.skip(miss.Next(), channel.SkipNoIdentifier, change); err != nil {
+					return err
+				}
 			}
 		}
+		return nil
+	})
+	if err := group.Wait(); err != nil {
+		return err
 	}
 	for _, b := range []*builder{p.moved, p.builders[channel.Add], p.builders[channel.Update]} {
 		if err := p.flush(b); err != nil {
