@@ -179,7 +179,7 @@ func TestPartnerIDsBecomeAliasesOfExactlyOneUser(t *testing.T) {
 		ct := "$CleverTap_user_id"
 		// Campaign events came before anyone knew the id.
 		h.importStrict(projectID, ev("Notification Sent", start, "ct-1", id(1), props{"$source": "clevertap"}))
-		h.engage(projectID, set("a", props{ct: "ct-1", "n": 1}), set("b", props{ct: "ct-2"}), set("c", props{ct: "ct-2"}), set("d", props{ct: "a"}), set("e", props{ct: "e"}), set("f", props{"n": 1}))
+		h.engage(projectID, set("a", props{ct: "ct-1", "n": 1}), set("b", props{ct: "ct-2"}), set("c", props{ct: "ct-2"}), set("d", props{ct: "a"}), set("e", props{ct: "e"}), set("f", props{"n": 1}), set("g", props{ct: "n/a"}), set("h", props{ct: "n/a"}))
 		h.importStrict(projectID, ev("Notification Viewed", start, "ct-2", id(2), props{"$source": "clevertap"}))
 		if got := h.owners(projectID); got[id(1)] != "a" || got[id(2)] != "b" {
 			t.Errorf("project %d: campaign events went to %v", projectID, got)
@@ -189,17 +189,20 @@ func TestPartnerIDsBecomeAliasesOfExactlyOneUser(t *testing.T) {
 		partner := map[string]bool{}
 		for _, m := range h.members(projectID, ev.identified) {
 			state[m.GetDistinctId()] = fmt.Sprintf("%s/%v", m.GetPartnerId(), m.GetPartnerIdConflict())
+			if m.GetPartnerIdInvalid() {
+				state[m.GetDistinctId()] += "/invalid"
+			}
 			if m.GetPartnerId() != "" && partner[m.GetPartnerId()] {
 				t.Errorf("two users have partner id %s", m.GetPartnerId())
 			}
 			partner[m.GetPartnerId()] = true
 		}
-		for who, want := range map[string]string{"a": "ct-1/false", "b": "ct-2/false", "c": "/true", "d": "/true", "e": "e/false", "f": "/false"} {
+		for who, want := range map[string]string{"a": "ct-1/false", "b": "ct-2/false", "c": "/true", "d": "/true", "e": "e/false", "f": "/false", "g": "/false/invalid", "h": "/false/invalid"} {
 			if state[who] != want {
 				t.Errorf("project %d: %s has partner id %s, want %s", projectID, who, state[who], want)
 			}
 		}
-		if w := h.warnings(projectID); w != "PARTNER_ALIAS_CONFLICT×2" {
+		if w := h.warnings(projectID); w != "PARTNER_ALIAS_CONFLICT×2 PARTNER_ID_INVALID×2" {
 			t.Errorf("project %d: warnings %q", projectID, w)
 		}
 		// A new value of one's own ends the conflict.

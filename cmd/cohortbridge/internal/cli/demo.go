@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,8 +9,11 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -136,20 +140,29 @@ func printSummary(w io.Writer, s *demo.Summary, asJSON bool, jaeger string) erro
 	_, err := fmt.Fprintf(w, `
   events imported   %d
   profiles          %d
-  cohort            %d identified users, skipped %v
+  cohort            %d identified users; left out: %s
   segment           %q, %s, %d users
   second run        %d added, %d removed, %d updated in %d calls; segment has %d users
-  warnings          %v
+  warnings          %s
   campaign events   %d
   MTU               %d (%d events exempt)
   trace             %s
   time              %.1f s
 
   The segment holds exactly the cohort's identified users, after each run.
-`, s.EventsImported, s.Profiles, s.CohortSize, s.Skipped, s.SegmentName, s.SegmentType, s.SegmentSize,
+`, s.EventsImported, s.Profiles, s.CohortSize, counts(s.Skipped), s.SegmentName, s.SegmentType, s.SegmentSize,
 		s.SecondRun.Added, s.SecondRun.Removed, s.SecondRun.Updated, s.SecondRun.Calls, s.SegmentSizeAfter,
-		s.Warnings, s.CampaignEvents, s.MTU, s.MTUExemptEvents, link, s.Seconds)
+		counts(s.Warnings), s.CampaignEvents, s.MTU, s.MTUExemptEvents, link, s.Seconds)
 	return err
+}
+
+// counts is "2 of this, 3 of that".
+func counts(m map[string]int64) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		parts = append(parts, fmt.Sprintf("%d %s", m[k], k))
+	}
+	return cmp.Or(strings.Join(parts, ", "), "none")
 }
 
 func printURLs(w io.Writer, a roles.Addresses, creds string) {

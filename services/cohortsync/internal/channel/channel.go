@@ -19,6 +19,8 @@ type Member struct {
 	DistinctID string
 	// PartnerID is the value of the identity property, when it is the user's own.
 	PartnerID string
+	// PartnerIDInvalid means that the value can't be anybody's id, such as "n/a".
+	PartnerIDInvalid bool
 	// PartnerIDConflict means that the value belongs to someone else.
 	PartnerIDConflict bool
 	// Columns is JSON for each of the connector's columns, in order; empty when not set.
@@ -162,14 +164,20 @@ func ValidIdentifier(id string) bool {
 	return len(id) < 1024 && !forbidden[strings.ToLower(strings.TrimSpace(id))]
 }
 
-// identify chooses the identifier: the partner id when it is one, else the
-// canonical id.
+// identify chooses the identifier: the partner id when one is set, else the
+// canonical id. A partner id that can't be one is not passed over in favour of the
+// canonical id: that would make a second profile at CleverTap for a person who may
+// have one.
 func identify(m Member) (id, skip string) {
 	switch {
 	case m.PartnerIDConflict:
 		return "", SkipIdentifierConflict
+	case m.PartnerIDInvalid:
+		return "", SkipInvalidIdentifier
 	case m.PartnerID != "" && ValidIdentifier(m.PartnerID):
 		return m.PartnerID, ""
+	case m.PartnerID != "":
+		return "", SkipInvalidIdentifier
 	case m.DistinctID == "":
 		return "", SkipNoIdentifier
 	case ValidIdentifier(m.DistinctID):

@@ -60,15 +60,15 @@ func TestBadEmailAndPhoneAreLeftOutWithAWarning(t *testing.T) {
 func TestIdentityIsThePartnerIdElseTheCanonicalOne(t *testing.T) {
 	c := channel.NewPartner(channel.Config{})
 	for _, bad := range []string{"undefined", "NULL", "na", "N/A", "0", "nil", "-1", "Infinity", "NaN", "empty", "xxxxxx", "none", "  ", strings.Repeat("x", 1024)} {
-		e, skip := c.Encode(channel.Member{DistinctID: "d", PartnerID: bad})
-		require.Empty(t, skip)
-		require.Equal(t, "d", e.Identifier, bad)
-		require.NotContains(t, string(e.Record), "CleverTap", bad)
+		_, skip := c.Encode(channel.Member{DistinctID: "d", PartnerID: bad})
+		require.Equal(t, channel.SkipInvalidIdentifier, skip, bad)
 		_, skip = c.Encode(channel.Member{DistinctID: bad})
 		require.Equal(t, channel.SkipInvalidIdentifier, skip, bad)
 	}
 	_, skip := c.Encode(channel.Member{})
 	require.Equal(t, channel.SkipNoIdentifier, skip)
+	_, skip = c.Encode(channel.Member{DistinctID: "d", PartnerIDInvalid: true})
+	require.Equal(t, channel.SkipInvalidIdentifier, skip)
 	_, skip = c.Encode(channel.Member{DistinctID: "d", PartnerIDConflict: true})
 	require.Equal(t, channel.SkipIdentifierConflict, skip)
 }

@@ -168,7 +168,7 @@ func (u Users) Resolve(ctx context.Context, project int64, users *roaring64.Bitm
 			return toFault(what, err)
 		}
 		for _, x := range m.GetMembers() {
-			if err := each(channel.Member{UserNo: x.GetUserNo(), DistinctID: x.GetDistinctId(), PartnerID: x.GetPartnerId(), PartnerIDConflict: x.GetPartnerIdConflict(), Columns: x.GetColumns()}, x.GetIdentified()); err != nil {
+			if err := each(channel.Member{UserNo: x.GetUserNo(), DistinctID: x.GetDistinctId(), PartnerID: x.GetPartnerId(), PartnerIDConflict: x.GetPartnerIdConflict(), PartnerIDInvalid: x.GetPartnerIdInvalid(), Columns: x.GetColumns()}, x.GetIdentified()); err != nil {
 				return err
 			}
 		}

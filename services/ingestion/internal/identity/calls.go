@@ -172,13 +172,19 @@ func (s *Session) legacyAlias(id, alias string) (refused string, err error) {
 	return "", s.tx.Repoint(alias, user.Canonical, ledger.Alias, s.now)
 }
 
+// PossibleID reports whether a partner id can be somebody's: not one of the values
+// that stand for "no id", and not longer than an id may be.
+func PossibleID(value string) bool {
+	return len(value) <= event.MaxText && !event.Banned([]byte(value))
+}
+
 // Partner makes value, written into a partner property of canonical user no, an
 // alias of that user. hasProfile tells whether a user has a profile, as the
 // caller's transaction sees it. It returns false, and counts a warning, when the
 // value is somebody else's.
 func (s *Session) Partner(value string, no uint64, hasProfile func(uint64) (bool, error)) (bool, error) {
-	if len(value) > event.MaxText || event.Banned([]byte(value)) {
-		return false, s.tx.Warn(WarnPartnerAlias, s.now)
+	if !PossibleID(value) {
+		return false, s.tx.Warn(WarnPartnerID, s.now)
 	}
 	row, err := s.Get(value)
 	switch {

@@ -19,6 +19,8 @@ const MaxCluster = 500
 const (
 	// WarnPartnerAlias: a partner id property names an id that is another user's.
 	WarnPartnerAlias = "PARTNER_ALIAS_CONFLICT"
+	// WarnPartnerID: a partner id property holds a value that stands for "no id".
+	WarnPartnerID = "PARTNER_ID_INVALID"
 	// WarnDeviceLink: a device that belongs to one user was sent with another.
 	WarnDeviceLink = "DEVICE_LINK_REFUSED"
 	// WarnMerge: an $identify, $create_alias or $merge was refused.
@@ -28,6 +30,8 @@ const (
 // WarningText says what a kind of warning means and what to do about it.
 func WarningText(kind string) string {
 	switch kind {
+	case WarnPartnerID:
+		return "A partner id property was set to a value that stands for no id, such as null or n/a. These users are not exported to the partner: give each user their own partner id, or unset it."
 	case WarnPartnerAlias:
 		return "A partner id property was set to a value that already belongs to another user. These users are not exported to the partner: give each user their own partner id."
 	case WarnDeviceLink:

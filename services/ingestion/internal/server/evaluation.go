@@ -15,6 +15,7 @@ import (
 	"github.com/cohortbridge/cohortbridge/platform/fault"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/feed"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/leaf"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/identity"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/profile"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/warehouse"
@@ -148,9 +149,12 @@ func member(m *ledger.Member, partner string, columns []string) (*ingestionv1.Me
 	}
 	out := &ingestionv1.Member{UserNo: m.UserNo, DistinctId: m.DistinctID, Identified: len(props) > 0, Columns: make([][]byte, len(columns))}
 	if v, ok := props.Text(partner); ok {
-		if m.Conflict {
+		switch {
+		case !identity.PossibleID(v):
+			out.PartnerIdInvalid = true
+		case m.Conflict:
 			out.PartnerIdConflict = true
-		} else {
+		default:
 			out.PartnerId = v
 		}
 	}

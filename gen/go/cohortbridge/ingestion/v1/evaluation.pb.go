@@ -698,9 +698,12 @@ type Member struct {
 	// Whether the user has a profile with at least one property.
 	Identified bool `protobuf:"varint,5,opt,name=identified,proto3" json:"identified,omitempty"`
 	// JSON of each requested column, in order; empty when the property is not set.
-	Columns       [][]byte `protobuf:"bytes,6,rep,name=columns,proto3" json:"columns,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Columns [][]byte `protobuf:"bytes,6,rep,name=columns,proto3" json:"columns,omitempty"`
+	// True when the partner property is set to a value that can't be anybody's id,
+	// such as "n/a" or "null".
+	PartnerIdInvalid bool `protobuf:"varint,7,opt,name=partner_id_invalid,json=partnerIdInvalid,proto3" json:"partner_id_invalid,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Member) Reset() {
@@ -775,6 +778,13 @@ func (x *Member) GetColumns() [][]byte {
 	return nil
 }
 
+func (x *Member) GetPartnerIdInvalid() bool {
+	if x != nil {
+		return x.PartnerIdInvalid
+	}
+	return false
+}
+
 var File_cohortbridge_ingestion_v1_evaluation_proto protoreflect.FileDescriptor
 
 const file_cohortbridge_ingestion_v1_evaluation_proto_rawDesc = "" +
@@ -820,7 +830,7 @@ const file_cohortbridge_ingestion_v1_evaluation_proto_rawDesc = "" +
 	"\acolumns\x18\x03 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10dR\acolumns\x12)\n" +
 	"\x10partner_property\x18\x04 \x01(\tR\x0fpartnerProperty\"U\n" +
 	"\x16ResolveMembersResponse\x12;\n" +
-	"\amembers\x18\x01 \x03(\v2!.cohortbridge.ingestion.v1.MemberR\amembers\"\xda\x01\n" +
+	"\amembers\x18\x01 \x03(\v2!.cohortbridge.ingestion.v1.MemberR\amembers\"\x88\x02\n" +
 	"\x06Member\x12\x17\n" +
 	"\auser_no\x18\x01 \x01(\x04R\x06userNo\x12$\n" +
 	"\vdistinct_id\x18\x02 \x01(\tB\x03\x80\x01\x01R\n" +
@@ -831,7 +841,8 @@ const file_cohortbridge_ingestion_v1_evaluation_proto_rawDesc = "" +
 	"\n" +
 	"identified\x18\x05 \x01(\bR\n" +
 	"identified\x12\x1d\n" +
-	"\acolumns\x18\x06 \x03(\fB\x03\x80\x01\x01R\acolumns2\x88\x03\n" +
+	"\acolumns\x18\x06 \x03(\fB\x03\x80\x01\x01R\acolumns\x12,\n" +
+	"\x12partner_id_invalid\x18\a \x01(\bR\x10partnerIdInvalid2\x88\x03\n" +
 	"\x11EvaluationService\x12y\n" +
 	"\x0eEvaluateLeaves\x120.cohortbridge.ingestion.v1.EvaluateLeavesRequest\x1a1.cohortbridge.ingestion.v1.EvaluateLeavesResponse\"\x000\x01\x12}\n" +
 	"\x10ListChangedUsers\x122.cohortbridge.ingestion.v1.ListChangedUsersRequest\x1a3.cohortbridge.ingestion.v1.ListChangedUsersResponse\"\x00\x12y\n" +
