@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -309,6 +308,7 @@ func TestCrashingProcess(t *testing.T) {
 		_, err := r.Syncs.RunSync(r.ctx, &cohortsyncv1.RunSyncRequest{Name: s.GetName()})
 		require.NoError(t, err)
 	}
+	require.NoError(t, os.WriteFile(r.cfg.DataDir+".begun", nil, 0o600))
 	<-r.ctx.Done()
 }
 
@@ -320,10 +320,11 @@ func TestKilledProcessLosesAndDoublesNothing(t *testing.T) {
 			for kill := range 5 {
 				cmd := exec.Command(os.Args[0], "-test.run", "^TestCrashingProcess$")
 				cmd.Env = append(os.Environ(), crashDir+"="+r.cfg.DataDir, crashURL+"="+r.url, "COHORTSYNC_TEST_CRASH_CHANNEL="+mark)
+				begun := r.cfg.DataDir + ".begun"
+				_ = os.Remove(begun) // the first time there is none
 				require.NoError(t, cmd.Start())
-				// Until it has begun; then a moment that differs each time.
-				require.Eventually(t, func() bool { _, err := os.Stat(filepath.Join(r.cfg.DataDir, "jobs.db")); return err == nil }, 20*time.Second, 5*time.Millisecond)
-				time.Sleep(time.Duration(300+kill*370) * time.Millisecond)
+				require.Eventually(t, func() bool { _, err := os.Stat(begun); return err == nil }, 30*time.Second, 5*time.Millisecond)
+				time.Sleep(time.Duration(20+kill*170) * time.Millisecond) // a moment of the run that differs each time
 				require.NoError(t, cmd.Process.Kill())
 				_ = cmd.Wait() // it was killed
 			}
@@ -338,6 +339,8 @@ func TestKilledProcessLosesAndDoublesNothing(t *testing.T) {
 				run, err := r.Wait(r.ctx, s.GetLastRun().GetName())
 				require.NoError(t, err)
 				r.balanced(run)
+				t.Logf("taken up %d times, %d calls", run.GetAttempts(), run.GetTotals().GetCalls())
+				require.Greater(t, run.GetAttempts(), int32(1), "the run must have been killed")
 			}
 			r.knobs(sandbox.Knobs{})
 			r.ok(r.run(s))

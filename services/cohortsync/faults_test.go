@@ -412,3 +412,50 @@ func TestUserWhoReturnsAfterAnUnconfirmedRemovalIsSentAgain(t *testing.T) {
 	r.ok(r.run(s))
 	require.Equal(t, r.identifiers(all...), r.segment("Buy"))
 }
+
+// failing answers 503 to messages with the action, without passing them on.
+func failing(action *atomic.Value) func(http.Handler) http.Handler {
+	return func(h http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			body, _ := io.ReadAll(req.Body)
+			req.Body = io.NopCloser(bytes.NewReader(body))
+			if a, _ := action.Load().(string); a != "" && bytes.HasPrefix(body, []byte(`{"action":"`+a+`"`)) {
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return
+			}
+			h.ServeHTTP(w, req)
+		})
+	}
+}
+
+func TestOldIdentifierIsRemovedLaterWhenItsRemovalFailed(t *testing.T) {
+	var action atomic.Value
+	r := newRig(t, partner, sandbox.Knobs{}, failing(&action))
+	r.people(3)
+	r.world.SetLeaf("Buy", 1, 2, 3)
+	s := r.sync("Buy", dynamic)
+	r.ok(r.run(s))
+	r.world.SetUser(2, benchkit.User{PartnerID: "ct-two", Properties: map[string]any{"$email": "b@example.org"}})
+	action.Store("remove_members")
+	require.Equal(t, cohortsyncv1.Run_STATE_PARTIAL, r.run(s).GetState())
+	require.Equal(t, []string{"ct-two", "u1", "u2", "u3"}, r.segment("Buy"), "the old one could not be removed")
+	action.Store("")
+	r.ok(r.run(s))
+	require.Equal(t, []string{"ct-two", "u1", "u3"}, r.segment("Buy"))
+	require.Zero(t, r.ok(r.run(s)).GetTotals().GetCalls(), "and then it is forgotten")
+}
+
+func TestFailedUpdateIsSentAgainThoughNothingChangedSince(t *testing.T) {
+	var action atomic.Value
+	r := newRig(t, partner, sandbox.Knobs{}, failing(&action))
+	r.people(3)
+	r.world.SetLeaf("Buy", 1, 2, 3)
+	s := r.sync("Buy", dynamic)
+	r.ok(r.run(s))
+	r.world.SetUser(2, benchkit.User{Properties: map[string]any{"$email": "new@example.org"}})
+	action.Store("add_members")
+	require.EqualValues(t, 1, r.run(s).GetTotals().GetFailed())
+	action.Store("")
+	require.EqualValues(t, 1, r.ok(r.run(s)).GetTotals().GetUpdated())
+	require.EqualValues(t, 3, r.ok(r.run(s)).GetTotals().GetUnchanged())
+}

@@ -119,7 +119,7 @@ func (x *execution) verdict(f *store.Finish, cause error, reason, text string) {
 		f.State, f.Reason, f.ReasonText = store.Failed, reason, text
 	case errors.Is(cause, errCancelled):
 		f.State, f.Reason, f.ReasonText = store.Cancelled, "REQUESTED", "cancelled on request"
-	case cause == nil && t.Failed == 0 && t.Pending == 0 && t.RemoveFailed == 0 && t.RemovePending == 0:
+	case cause == nil && t.Failed == 0 && t.Pending == 0 && t.RemoveFailed == 0 && t.RemovePending == 0 && len(f.Orphans) == 0:
 		f.State = store.Succeeded
 		f.Ledger.Confirmed = x.cfg.Now()
 		if x.sync.Mode == store.OneTime && x.sync.State == store.SyncActive {
