@@ -54,7 +54,7 @@ func serve(t *testing.T, e *ends) registryv1.ProjectServiceClient {
 var valid = &registryv1.GetProjectRequest{Name: "projects/1"}
 
 func TestAFaultArrivesWithItsReasonFieldsAndRetryAndReadsBackAsAFault(t *testing.T) {
-	f := fault.Field("a.b", "must be %d", 7).Retry(3 * time.Second).With("limit", "7")
+	f := fault.Field("a.b", "must be %d", 7).Retry(3*time.Second).With("limit", "7")
 	f.Reason = "TOO_SMALL"
 	client := serve(t, &ends{do: func() error { return fmt.Errorf("wrapped: %w", f) }})
 	_, err := client.GetProject(t.Context(), valid)
@@ -130,4 +130,3 @@ func TestValidationNamesTheFieldAndRunsAfterAuth(t *testing.T) {
 		t.Fatalf("chain %v, want %v", got, want)
 	}
 }
-

@@ -132,23 +132,24 @@ func TestWhoIsNotSentIsSkippedWithTheReason(t *testing.T) {
 		r.people(2)
 		r.world.SetUser(3, benchkit.User{DistinctID: "NULL", Properties: map[string]any{"$email": "x@example.org"}})
 		r.world.SetUser(4, benchkit.User{PartnerID: "taken", Conflict: true, Properties: map[string]any{"$email": "y@example.org"}})
-		r.world.SetUser(5, benchkit.User{PartnerID: "n/a", Properties: map[string]any{"$email": "not an address", "$phone": "12"}})
-		r.world.SetLeaf("Buy", 1, 2, 3, 4, 5, 6, 7) // 6 and 7 have no profile
+		r.world.SetUser(5, benchkit.User{Properties: map[string]any{"$email": "not an address", "$phone": "12"}})
+		r.world.SetUser(8, benchkit.User{PartnerID: "n/a", Properties: map[string]any{"$email": "z@example.org"}})
+		r.world.SetLeaf("Buy", 1, 2, 3, 4, 5, 6, 7, 8) // 6 and 7 have no profile
 		run := r.ok(r.run(r.sync("Buy", oneTime)))
-		require.Equal(t, map[string]int64{"anonymous": 2, "invalid_identifier": 1, "identifier_conflict": 1}, run.GetTotals().GetSkippedByReason())
+		require.Equal(t, map[string]int64{"anonymous": 2, "invalid_identifier": 2, "identifier_conflict": 1}, run.GetTotals().GetSkippedByReason())
 		require.Equal(t, map[string]int64{"INVALID_EMAIL": 1, "INVALID_PHONE": 1}, run.GetTotals().GetWarnings())
 		require.EqualValues(t, 3, run.GetTotals().GetSent())
 		require.Equal(t, []string{"u1", "u2", "u5"}, r.segment("Buy"))
 
 		// One page at a time, and all at once, say the same.
 		all := r.outcomes(run, 0, 1000)
-		require.Len(t, all, 7)
+		require.Len(t, all, 8)
 		paged := r.outcomes(run, 0, 1)
-		require.Len(t, paged, 7)
+		require.Len(t, paged, 8)
 		for i := range all {
 			require.Equal(t, all[i].GetUserNo(), paged[i].GetUserNo())
 		}
-		require.Len(t, r.outcomes(run, cohortsyncv1.RunUser_OUTCOME_SKIPPED, 2), 4)
+		require.Len(t, r.outcomes(run, cohortsyncv1.RunUser_OUTCOME_SKIPPED, 2), 5)
 		sent := r.outcomes(run, cohortsyncv1.RunUser_OUTCOME_SENT, 2)
 		require.Len(t, sent, 3)
 		require.Equal(t, []string{"INVALID_EMAIL", "INVALID_PHONE"}, sent[2].GetWarnings())
