@@ -231,7 +231,7 @@ func TestHealthReadinessAndDocsAnswer(t *testing.T) {
 		t.Errorf("readyz: %d", resp.StatusCode)
 	}
 	resp, body := call(t, "GET", url+"/openapi.json", "", nil)
-	if resp.StatusCode != 200 || !bytes.Contains([]byte(body), []byte("/v1/{parent}/syncs")) {
+	if resp.StatusCode != 200 || !bytes.Contains([]byte(body), []byte("/v1/projects/{project}/syncs")) {
 		t.Errorf("openapi: %d %.100s", resp.StatusCode, body)
 	}
 	if resp, body := call(t, "GET", url+"/docs/", "", nil); resp.StatusCode != 200 || !strings.Contains(body, "/openapi.json") {
