@@ -67,8 +67,6 @@ func refusedREST(t *testing.T, what string, a *harness.Answer, httpStatus int, m
 	}
 }
 
-var jsonHead = map[string]string{"Content-Type": "application/json"}
-
 func TestBadInputIsRefusedByNameAndChangesNothing(t *testing.T) {
 	p := harness.Standalone(t, t.TempDir(), "--sandbox-addr", "127.0.0.1:0")
 	c := p.Client(t)
@@ -81,7 +79,7 @@ func TestBadInputIsRefusedByNameAndChangesNothing(t *testing.T) {
 
 	_, err := c.Connectors().CreateConnector(ctx, connector(func(ct *registryv1.CleverTap) { ct.Region = "mars1" }))
 	refused(t, "unknown region", err, codes.InvalidArgument, "connector.clevertap.region")
-	refusedREST(t, "unknown region", c.MustDo(t, "POST", "/v1/"+c.Project+"/connectors", []byte(`{"display_name":"x","clevertap":{"account_id":"A","passcode":"p","region":"mars1"}}`), jsonHead), 400, "region")
+	refusedREST(t, "unknown region", c.MustDo(t, "POST", "/v1/"+c.Project+"/connectors", []byte(`{"display_name":"x","clevertap":{"account_id":"A","passcode":"p","region":"mars1"}}`), harness.JSONHead), 400, "region")
 	_, err = c.Connectors().CreateConnector(ctx, connector(func(ct *registryv1.CleverTap) { ct.Passcode = "" }))
 	refused(t, "no passcode", err, codes.InvalidArgument, "connector.clevertap.passcode")
 	_, err = c.Connectors().CreateConnector(ctx, connector(func(ct *registryv1.CleverTap) { ct.HostUrl = "ftp://x" }))
@@ -92,22 +90,22 @@ func TestBadInputIsRefusedByNameAndChangesNothing(t *testing.T) {
 	tree := &typev1.Expression{Node: &typev1.Expression_AllOf{AllOf: &typev1.ExpressionList{Operands: []*typev1.Expression{harness.PropertyIs("a", "b"), badLeaf}}}}
 	_, err = c.Cohorts().CreateCohort(ctx, &cohortsyncv1.CreateCohortRequest{Parent: c.Project, Cohort: &cohortsyncv1.Cohort{DisplayName: "x", Definition: tree}})
 	refused(t, "unknown property type", err, codes.InvalidArgument, "cohort.definition.all_of.operands[1].property.filter.type")
-	refusedREST(t, "unknown property type", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"display_name":"x","definition":{"property":{"filter":{"property":"plan","type":"VALUE_TYPE_COLOUR","operator":"PROPERTY_OPERATOR_IS_SET"}}}}`), jsonHead), 400, "type")
+	refusedREST(t, "unknown property type", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"display_name":"x","definition":{"property":{"filter":{"property":"plan","type":"VALUE_TYPE_COLOUR","operator":"PROPERTY_OPERATOR_IS_SET"}}}}`), harness.JSONHead), 400, "type")
 	_, err = c.Cohorts().CreateCohort(ctx, &cohortsyncv1.CreateCohortRequest{Parent: c.Project, Cohort: &cohortsyncv1.Cohort{DisplayName: "x"}})
 	refused(t, "no definition", err, codes.InvalidArgument, "cohort.definition")
 
 	_, err = c.Syncs().RunSync(ctx, &cohortsyncv1.RunSyncRequest{Name: c.Project + "/syncs/4711"})
 	refused(t, "unknown sync", err, codes.NotFound, "")
-	refusedREST(t, "unknown sync", c.MustDo(t, "POST", "/v1/"+c.Project+"/syncs/4711:run", []byte(`{}`), jsonHead), 404, "4711")
+	refusedREST(t, "unknown sync", c.MustDo(t, "POST", "/v1/"+c.Project+"/syncs/4711:run", []byte(`{}`), harness.JSONHead), 404, "4711")
 	_, err = c.Syncs().GetSync(ctx, &cohortsyncv1.GetSyncRequest{Name: c.Project + "/syncs/four"})
 	refused(t, "malformed name", err, codes.InvalidArgument, "name")
 	_, err = c.Syncs().CreateSync(ctx, &cohortsyncv1.CreateSyncRequest{Parent: c.Project, Sync: &cohortsyncv1.Sync{Cohort: c.Project + "/cohorts/99", Connector: c.Project + "/connectors/99", Mode: cohortsyncv1.Sync_MODE_ONE_TIME}})
 	refused(t, "sync of an unknown cohort", err, codes.NotFound, "")
 
-	refusedREST(t, "malformed JSON", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"display_name":`), jsonHead), 400, "")
-	refusedREST(t, "a wrong type", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"display_name":7}`), jsonHead), 400, "display_name")
-	refusedREST(t, "an enum value that is no such thing", c.MustDo(t, "POST", "/v1/"+c.Project+"/syncs", []byte(`{"mode":"someone@example.org"}`), jsonHead), 400, "mode")
-	refusedREST(t, "a misspelt field", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"dislpay_name":"x"}`), jsonHead), 400, "dislpay_name")
+	refusedREST(t, "malformed JSON", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"display_name":`), harness.JSONHead), 400, "")
+	refusedREST(t, "a wrong type", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"display_name":7}`), harness.JSONHead), 400, "display_name")
+	refusedREST(t, "an enum value that is no such thing", c.MustDo(t, "POST", "/v1/"+c.Project+"/syncs", []byte(`{"mode":"someone@example.org"}`), harness.JSONHead), 400, "mode")
+	refusedREST(t, "a misspelt field", c.MustDo(t, "POST", "/v1/"+c.Project+"/cohorts", []byte(`{"dislpay_name":"x"}`), harness.JSONHead), 400, "dislpay_name")
 
 	_, err = c.Cohorts().ListCohorts(ctx, &cohortsyncv1.ListCohortsRequest{Parent: "projects/999"})
 	refused(t, "unknown project", err, codes.PermissionDenied, "")
@@ -152,7 +150,7 @@ func TestAWrongPasscodeShowsCleverTapsWordsAndNotThePasscode(t *testing.T) {
 		t.Fatalf("state %s %q, want REFUSED with CleverTap's words", cn.GetState(), cn.GetStateReason())
 	}
 	// A run pauses the sync with the same words.
-	people(t, c, "u", 0, 3, "plan", "pro")
+	c.People(t, "u", 0, 3, "plan", "pro")
 	cohort := c.Cohort(t, "Paused", harness.PropertyIs("plan", "pro"))
 	sync, run := c.Sync(t, cohort, resp.GetConnector().GetName(), cohortsyncv1.Sync_MODE_DYNAMIC)
 	r, err := c.Watch(t.Context(), run)
@@ -188,13 +186,13 @@ func TestBadImportsAreRefusedInMixpanelsShapesAndStoreNothing(t *testing.T) {
 		status           int
 		mentions         string
 	}{
-		{"malformed JSON", path, `[{"event":`, jsonHead, 400, "num_records_imported"},
-		{"not an array of objects", path, `[1,2]`, jsonHead, 400, ""},
-		{"event of a wrong type", path, `[{"event":5,"properties":{"time":1700000000,"distinct_id":"u","$insert_id":"a"}}]`, jsonHead, 400, "event"},
-		{"time of a wrong type", path, `[{"event":"e","properties":{"time":{},"distinct_id":"u","$insert_id":"a"}}]`, jsonHead, 400, "properties.time"},
-		{"unknown project", "/import?strict=1&project_id=999", `[]`, jsonHead, 401, ""},
+		{"malformed JSON", path, `[{"event":`, harness.JSONHead, 400, "num_records_imported"},
+		{"not an array of objects", path, `[1,2]`, harness.JSONHead, 400, ""},
+		{"event of a wrong type", path, `[{"event":5,"properties":{"time":1700000000,"distinct_id":"u","$insert_id":"a"}}]`, harness.JSONHead, 400, "event"},
+		{"time of a wrong type", path, `[{"event":"e","properties":{"time":{},"distinct_id":"u","$insert_id":"a"}}]`, harness.JSONHead, 400, "properties.time"},
+		{"unknown project", "/import?strict=1&project_id=999", `[]`, harness.JSONHead, 401, ""},
 		{"zip bomb", path, string(bomb), map[string]string{"Content-Type": "application/json", "Content-Encoding": "gzip"}, 413, ""},
-		{"oversized body", path, `[{"event":"e","properties":{"x":"` + strings.Repeat("a", 20<<20) + `"}}]`, jsonHead, 413, ""},
+		{"oversized body", path, `[{"event":"e","properties":{"x":"` + strings.Repeat("a", 20<<20) + `"}}]`, harness.JSONHead, 413, ""},
 		{"truncated gzip", path, string(zipped(t, []byte(`[]`))[:12]), map[string]string{"Content-Type": "application/json", "Content-Encoding": "gzip"}, 400, ""},
 		{"unknown encoding", path, `[]`, map[string]string{"Content-Type": "application/json", "Content-Encoding": "zstd"}, 415, ""},
 	} {
@@ -208,7 +206,7 @@ func TestBadImportsAreRefusedInMixpanelsShapesAndStoreNothing(t *testing.T) {
 		}
 	}
 	wrong := harness.Connect(t, func() harness.Credentials { k := c.Creds; k.ServiceSecret = "hunter2-wrong"; return k }())
-	if a := wrong.MustDo(t, http.MethodPost, path, []byte(`[]`), jsonHead); a.Status != 401 {
+	if a := wrong.MustDo(t, http.MethodPost, path, []byte(`[]`), harness.JSONHead); a.Status != 401 {
 		t.Errorf("wrong secret: HTTP %d %s, want 401", a.Status, a.Body)
 	}
 	st, err := c.Data().GetDataStatistics(t.Context(), &ingestionv1.GetDataStatisticsRequest{Parent: c.Project})
@@ -217,7 +215,7 @@ func TestBadImportsAreRefusedInMixpanelsShapesAndStoreNothing(t *testing.T) {
 	}
 	// The service is in order afterwards.
 	good := fmt.Sprintf(`[{"event":"e","properties":{"time":%d,"distinct_id":"u","$insert_id":"a"}}]`, 1_790_000_000)
-	if a := c.MustDo(t, http.MethodPost, path, []byte(good), jsonHead); a.Status != 200 {
+	if a := c.MustDo(t, http.MethodPost, path, []byte(good), harness.JSONHead); a.Status != 200 {
 		t.Errorf("a good import afterwards: HTTP %d %s", a.Status, a.Body)
 	}
 }

@@ -10,25 +10,13 @@ import (
 	"github.com/cohortbridge/cohortbridge/sandbox"
 )
 
-// fastRetries keep the pauses of a delivery short: the sandbox's refusals are
-// random, so time heals nothing.
-var fastRetries = []string{"--retry-initial", "20ms", "--retry-window", "20s"}
-
-func expect(prefix string, from, to int) map[string]bool {
-	out := map[string]bool{}
-	for i := from; i < to; i++ {
-		out[prefix+"-"+itoa(i)] = true
-	}
-	return out
-}
-
 func TestARunConvergesAgainstAFailingCleverTapAndItsOutcomesAddUp(t *testing.T) {
 	for _, channel := range []registryv1.CleverTap_Channel{registryv1.CleverTap_CHANNEL_PARTNER, registryv1.CleverTap_CHANNEL_CUSTOM_LIST} {
 		t.Run(channel.String(), func(t *testing.T) {
-			p := harness.Standalone(t, t.TempDir(), slices.Concat(fastRetries, []string{"--sandbox-addr", "127.0.0.1:0"})...)
+			p := harness.Standalone(t, t.TempDir(), slices.Concat(harness.FastRetries, []string{"--sandbox-addr", "127.0.0.1:0"})...)
 			c := p.Client(t)
 			const n = 12_000
-			people(t, c, "f", 0, n, "plan", "pro")
+			c.People(t, "f", 0, n, "plan", "pro")
 			connector := c.Connector(t, p.Creds.SandboxAddr, channel)
 			cohort := c.Cohort(t, "Faulty", harness.PropertyIs("plan", "pro"))
 			if err := harness.Sandbox(t.Context(), p.Creds.SandboxAddr, "PUT", "/sandbox/knobs", sandbox.Knobs{Rate429: 0.1, Rate5xx: 0.1, PartialRate: 0.05, Seed: 3}, nil); err != nil {
@@ -50,10 +38,10 @@ func TestARunConvergesAgainstAFailingCleverTapAndItsOutcomesAddUp(t *testing.T) 
 			if tot := r.GetTotals(); tot.GetEvaluated() != n || tot.GetSent()+tot.GetUnchanged() != n {
 				t.Fatalf("totals %v, want all %d sent or unchanged", tot, n)
 			}
-			harness.SegmentIs(t, p.Creds.SandboxAddr, "Faulty", expect("f", 0, n))
+			harness.SegmentIs(t, p.Creds.SandboxAddr, "Faulty", harness.Expect("f", 0, n))
 
-			people(t, c, "f", 0, 500, "plan", "free")
-			people(t, c, "g", 0, 300, "plan", "pro")
+			c.People(t, "f", 0, 500, "plan", "free")
+			c.People(t, "g", 0, 300, "plan", "pro")
 			for range 5 {
 				resp, err := c.Syncs().RunSync(t.Context(), &cohortsyncv1.RunSyncRequest{Name: sync})
 				if err != nil {
@@ -66,8 +54,8 @@ func TestARunConvergesAgainstAFailingCleverTapAndItsOutcomesAddUp(t *testing.T) 
 					break
 				}
 			}
-			want := expect("f", 500, n)
-			for id := range expect("g", 0, 300) {
+			want := harness.Expect("f", 500, n)
+			for id := range harness.Expect("g", 0, 300) {
 				want[id] = true
 			}
 			harness.SegmentIs(t, p.Creds.SandboxAddr, "Faulty", want)

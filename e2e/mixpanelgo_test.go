@@ -49,9 +49,9 @@ func TestMixpanelGoTracksAndImportsAndReadsItBack(t *testing.T) {
 			t.Fatalf("Import: %+v, %v", res, err)
 		}
 	}
-	got := export(t, c)
-	if want := []string{"Imported 0", "Imported 1", "Imported 2", "Tracked"}; !reflect.DeepEqual(names(got), want) {
-		t.Fatalf("exported %v, want %v", names(got), want)
+	got := c.Export(t)
+	if want := []string{"Imported 0", "Imported 1", "Imported 2", "Tracked"}; !reflect.DeepEqual(harness.Names(got), want) {
+		t.Fatalf("exported %v, want %v", harness.Names(got), want)
 	}
 	if got[0].Properties["distinct_id"] != "go-user" || got[0].Properties["$insert_id"] != "go-0" || got[3].Properties["plan"] != "pro" {
 		t.Fatalf("exported %v", got)
@@ -81,7 +81,7 @@ func TestMixpanelGoImportReportsInvalidEventsByIndex(t *testing.T) {
 	if failed.NumRecordsImported != 1 || len(failed.FailedImportRecords) != 1 || failed.FailedImportRecords[0].Index != 1 || failed.FailedImportRecords[0].InsertID != "bad-1" || failed.FailedImportRecords[0].Field != "properties.time" {
 		t.Fatalf("failed = %+v", failed)
 	}
-	if got := names(export(t, c)); !reflect.DeepEqual(got, []string{"Good"}) {
+	if got := harness.Names(c.Export(t)); !reflect.DeepEqual(got, []string{"Good"}) {
 		t.Fatalf("stored %v, want Good", got)
 	}
 }
@@ -102,7 +102,7 @@ func TestMixpanelGoWritesProfiles(t *testing.T) {
 	step("union", mp.PeopleUnionProperty(ctx, "go-user", map[string]any{"tags": []string{"a", "b"}}))
 	step("append", mp.PeopleAppendListProperty(ctx, "go-user", map[string]any{"tags": "b"}))
 	step("unset", mp.PeopleDeleteProperty(ctx, "go-user", []string{"gone"}))
-	got := profile(t, c, "go-user")
+	got := c.Profile(t, "go-user")
 	want := map[string]any{"name": "Ada", "first": "yes", "visits": 5.0, "fresh": 2.0, "tags": []any{"a", "b", "b"}}
 	for k, v := range want {
 		if !reflect.DeepEqual(got[k], v) {
@@ -113,7 +113,7 @@ func TestMixpanelGoWritesProfiles(t *testing.T) {
 		t.Error("an unset property is still there")
 	}
 	step("remove", mp.PeopleRemoveListProperty(ctx, "go-user", map[string]any{"tags": "b"}))
-	if tags := profile(t, c, "go-user")["tags"]; !reflect.DeepEqual(tags, []any{"a"}) {
+	if tags := c.Profile(t, "go-user")["tags"]; !reflect.DeepEqual(tags, []any{"a"}) {
 		t.Errorf("tags after remove = %v, want [a]", tags)
 	}
 	step("delete", mp.PeopleDeleteProfile(ctx, "go-user", true))
@@ -143,7 +143,7 @@ func TestMixpanelGoAliasJoinsTwoIdsInAnOriginalProject(t *testing.T) {
 		t.Fatal(err)
 	}
 	ids := map[any]bool{}
-	for _, e := range export(t, c) {
+	for _, e := range c.Export(t) {
 		if e.Event == "Before" || e.Event == "After" {
 			ids[e.Properties["distinct_id"]] = true
 		}
@@ -151,7 +151,7 @@ func TestMixpanelGoAliasJoinsTwoIdsInAnOriginalProject(t *testing.T) {
 	if len(ids) != 1 {
 		t.Fatalf("events before and after the alias have the ids %v, want one", ids)
 	}
-	if got := profile(t, c, "anonymous-1")["name"]; got != "Ada" {
+	if got := c.Profile(t, "anonymous-1")["name"]; got != "Ada" {
 		t.Fatalf("the profile by the other id has name %v", got)
 	}
 	u, err := c.Usage().GetUsage(ctx, &ingestionv1.GetUsageRequest{Parent: c.Project})

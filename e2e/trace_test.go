@@ -15,28 +15,6 @@ import (
 	registryv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/registry/v1"
 )
 
-// people writes profiles with an e-mail address, a phone and a segment property.
-func people(t testing.TB, c *harness.Client, prefix string, from, to int, property, value string) {
-	t.Helper()
-	var b strings.Builder
-	for i := from; i < to; i++ {
-		if b.Len() == 0 {
-			b.WriteByte('[')
-		} else {
-			b.WriteByte(',')
-		}
-		fmt.Fprintf(&b, `{"$token":%q,"$distinct_id":"%s-%d","$ip":"0","$set":{"$email":"%s-%d@example.org","$phone":"+9198%08d","$first_name":"F","%s":%q}}`, c.Creds.ProjectToken, prefix, i, prefix, i, i, property, value)
-		if (i+1-from)%1000 == 0 || i == to-1 {
-			b.WriteByte(']')
-			a := c.MustDo(t, http.MethodPost, "/engage", []byte(b.String()), map[string]string{"Content-Type": "application/json"})
-			if string(a.Body) != "1" {
-				t.Fatalf("/engage: HTTP %d %s", a.Status, a.Body)
-			}
-			b.Reset()
-		}
-	}
-}
-
 // tree is a trace as parent and child.
 type tree struct {
 	byID     map[string]*harness.Span
@@ -67,7 +45,7 @@ func (tr *tree) below(s *harness.Span, name string) []*harness.Span {
 func TestOneTraceFollowsARunFromTheClickToEachCleverTapCall(t *testing.T) {
 	p := harness.Standalone(t, t.TempDir(), "--sandbox-addr", "127.0.0.1:0")
 	c := p.Client(t)
-	people(t, c, "traced", 0, 1500, "plan", "pro")
+	c.People(t, "traced", 0, 1500, "plan", "pro")
 	connector := c.Connector(t, p.Creds.SandboxAddr, registryv1.CleverTap_CHANNEL_PARTNER)
 	cohort := c.Cohort(t, "Traced", harness.PropertyIs("plan", "pro"))
 	var resp cohortsyncv1.CreateSyncResponse

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"testing"
@@ -71,7 +72,7 @@ func Binary(t testing.TB) string {
 		OnExit(func() { _ = os.RemoveAll(dir) })
 		binary = filepath.Join(dir, "cohortbridge")
 		cmd := exec.Command("go", "build", "-race", "-o", binary, ".")
-		cmd.Dir = filepath.Join("..", "cmd", "cohortbridge")
+		cmd.Dir = moduleDir()
 		if out, err := cmd.CombinedOutput(); err != nil {
 			errBuild = fmt.Errorf("go build: %w\n%s", err, out)
 		}
@@ -80,6 +81,12 @@ func Binary(t testing.TB) string {
 		t.Fatal(errBuild)
 	}
 	return binary
+}
+
+// moduleDir is the folder of the command, seen from this file.
+func moduleDir() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..", "cmd", "cohortbridge")
 }
 
 // readyWait bounds how long a process may take to serve; a race build is slow.

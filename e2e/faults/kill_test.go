@@ -1,6 +1,6 @@
 //go:build faults
 
-package e2e
+package faults
 
 import (
 	"context"
@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -84,7 +85,7 @@ func (im *importer) result(i int, ok bool) {
 func (im *importer) send(ctx context.Context, c *harness.Client) {
 	for ctx.Err() == nil {
 		i := im.take()
-		a, err := c.Do(ctx, http.MethodPost, "/import?strict=1&project_id="+c.Creds.ProjectID, im.batch(i), jsonHead)
+		a, err := c.Do(ctx, http.MethodPost, "/import?strict=1&project_id="+c.Creds.ProjectID, im.batch(i), harness.JSONHead)
 		im.result(i, err == nil && a.Status == http.StatusOK)
 		if err != nil {
 			return
@@ -125,7 +126,7 @@ func TestKilledDuringImportsEveryAcknowledgedEventIsThereExactlyOnce(t *testing.
 	}
 	c := harness.Standalone(t, dir).Client(t)
 	seen := map[string]int{}
-	for _, e := range export(t, c) {
+	for _, e := range c.Export(t) {
 		seen[e.Properties["$insert_id"].(string)]++
 	}
 	lost, twice := 0, 0
@@ -146,7 +147,7 @@ func TestKilledDuringImportsEveryAcknowledgedEventIsThereExactlyOnce(t *testing.
 	// What was not acknowledged is sent again and must count once, whether it had
 	// been stored or not.
 	for i := range im.open {
-		if a := c.MustDo(t, http.MethodPost, "/import?strict=1&project_id="+c.Creds.ProjectID, im.batch(i), jsonHead); a.Status != http.StatusOK {
+		if a := c.MustDo(t, http.MethodPost, "/import?strict=1&project_id="+c.Creds.ProjectID, im.batch(i), harness.JSONHead); a.Status != http.StatusOK {
 			t.Fatalf("sent again: HTTP %d %s", a.Status, a.Body)
 		}
 	}
@@ -167,17 +168,17 @@ func killSyncs(t *testing.T, channel registryv1.CleverTap_Channel) {
 	const users = 8000
 	sandboxAddr := harness.Start(t, "sandbox", "--addr", "127.0.0.1:0", "--latency", "40ms").Ready.SandboxAddr
 	dir := t.TempDir()
-	args := slices.Concat(fastRetries, []string{"--allow-private-destinations"})
+	args := slices.Concat(harness.FastRetries, []string{"--allow-private-destinations"})
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	rng := rand.New(rand.NewPCG(seed, seed))
 	p := harness.Standalone(t, dir, args...)
 	c := p.Client(t)
-	people(t, c, "s", 0, users, "plan", "pro")
+	c.People(t, "s", 0, users, "plan", "pro")
 	connector := c.Connector(t, sandboxAddr, channel)
 	cohort := c.Cohort(t, "Killed", harness.PropertyIs("plan", "pro"))
 	sync, run := c.Sync(t, cohort, connector, cohortsyncv1.Sync_MODE_DYNAMIC)
-	in := expect("s", 0, users)
+	in := harness.Expect("s", 0, users)
 	interrupted := 0
 	for round := range kills {
 		select {
@@ -200,13 +201,13 @@ func killSyncs(t *testing.T, channel registryv1.CleverTap_Channel) {
 		harness.SegmentIs(t, sandboxAddr, "Killed", in)
 		// Some come, some go, some change, and the next run is killed.
 		from := rng.IntN(users - 2500)
-		people(t, c, "s", from, from+1200, "plan", "free")
-		people(t, c, "s", from+1200, from+2400, "plan", "pro")
+		c.People(t, "s", from, from+1200, "plan", "free")
+		c.People(t, "s", from+1200, from+2400, "plan", "pro")
 		for i := from; i < from+1200; i++ {
-			delete(in, "s-"+itoa(i))
+			delete(in, "s-"+strconv.Itoa(i))
 		}
 		for i := from + 1200; i < from+2400; i++ {
-			in["s-"+itoa(i)] = true
+			in["s-"+strconv.Itoa(i)] = true
 		}
 		resp, err := c.Syncs().RunSync(t.Context(), &cohortsyncv1.RunSyncRequest{Name: sync})
 		if err != nil {

@@ -1,6 +1,6 @@
 //go:build clients
 
-package e2e
+package clients
 
 import (
 	"bufio"
@@ -68,7 +68,6 @@ func certificate(t *testing.T) (cert, key string, pool *x509.CertPool) {
 func node(t *testing.T, c *harness.Client, cert string, env ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "node", "node.js")
-	cmd.Dir = "clients"
 	cmd.Env = append(append(os.Environ(), "HOST="+c.Creds.HTTPAddr, "TOKEN="+c.Creds.ProjectToken, "SECRET="+c.Creds.ProjectSecret, "NODE_EXTRA_CA_CERTS="+cert), env...)
 	var errOut bytes.Buffer
 	cmd.Stderr = &errOut
@@ -104,15 +103,15 @@ func TestMixpanelNodeTracksImportsAndWritesProfilesOverHTTPS(t *testing.T) {
 	cert, key, pool := certificate(t)
 	c := overTLS(harness.Standalone(t, t.TempDir(), "--tls-cert", cert, "--tls-key", key).Client(t), pool)
 	node(t, c, cert)
-	got := export(t, c)
-	if want := []string{"Batch 1", "Batch 2", "Batch 3", "Imported", "Old 1", "Old 2", "Tracked"}; !reflect.DeepEqual(names(got), want) {
-		t.Fatalf("exported %v, want %v", names(got), want)
+	got := c.Export(t)
+	if want := []string{"Batch 1", "Batch 2", "Batch 3", "Imported", "Old 1", "Old 2", "Tracked"}; !reflect.DeepEqual(harness.Names(got), want) {
+		t.Fatalf("exported %v, want %v", harness.Names(got), want)
 	}
 	last := got[len(got)-1].Properties
 	if last["plan"] != "pro+" || last["note"] != "ÿ>?~" || last["distinct_id"] != "node-user" {
 		t.Fatalf("exported %v", last)
 	}
-	props := profile(t, c, "node-user")
+	props := c.Profile(t, "node-user")
 	want := map[string]any{"name": "Ada", "first": "yes", "visits": 5.0, "fresh": 2.0, "tags": []any{"a", "b"}}
 	for k, v := range want {
 		if !reflect.DeepEqual(props[k], v) {
@@ -134,7 +133,7 @@ func TestMixpanelNodeAliasJoinsTwoIdsInAnOriginalProject(t *testing.T) {
 	c := overTLS(p.NewProject(t, dir, typev1.IdentitySystem_IDENTITY_SYSTEM_ORIGINAL), pool)
 	node(t, c, cert, "ALIAS=1")
 	ids := map[any]bool{}
-	for _, e := range export(t, c) {
+	for _, e := range c.Export(t) {
 		if e.Event == "Before" || e.Event == "After" {
 			ids[e.Properties["distinct_id"]] = true
 		}

@@ -1,0 +1,2 @@
+// Package clients drives Mixpanel's JavaScript clients against cohortbridge.
+package clients

@@ -1,0 +1,2 @@
+// Package faults kills cohortbridge at random moments and looks at what is left.
+package faults
