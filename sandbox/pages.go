@@ -155,7 +155,10 @@ func (s *Sandbox) jsonEvents(w http.ResponseWriter, r *http.Request) {
 	out := answer{[]userEvent{}, []streamEntry{}, []mail{}}
 	for _, a := range s.accountsOf(r) {
 		a.mu.Lock()
-		out.Events, out.Errors, out.Outbox = append(out.Events, a.events...), append(out.Errors, a.errors...), append(out.Outbox, a.outbox...)
+		for _, e := range a.events {
+			out.Events = append(out.Events, e.shown())
+		}
+		out.Errors, out.Outbox = append(out.Errors, a.errors...), append(out.Outbox, a.outbox...)
 		a.mu.Unlock()
 	}
 	writeJSON(w, 200, out)

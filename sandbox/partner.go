@@ -1,14 +1,19 @@
 package sandbox
 
 import (
-	"encoding/json"
 	"net/http"
 	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // maxMembers is the page size of Mixpanel's cohort messages
 // (https://docs.mixpanel.com/docs/cohort-sync/webhooks).
 const maxMembers = 1000
+
+// keptUnread bounds the messages kept unread for a user.
+const keptUnread = 4
 
 // keptSessions bounds the full exports that are remembered.
 const keptSessions = 1000
@@ -34,7 +39,7 @@ type partnerMessage struct {
 			Total int `json:"total_pages"`
 			Page  int `json:"page_count"`
 		} `json:"page_info"`
-		Members []map[string]any `json:"members"`
+		Members []jsontext.Value `json:"members"`
 	} `json:"parameters"`
 }
 
@@ -42,7 +47,7 @@ type partnerMessage struct {
 // with a Partner Sync event for each user that came or went.
 func (s *Sandbox) partner(a *account, w http.ResponseWriter, r *http.Request) {
 	var m partnerMessage
-	if err := json.NewDecoder(r.Body).Decode(&m); err != nil {
+	if err := json.UnmarshalRead(r.Body, &m); err != nil {
 		fail(w, 400, "Malformed request")
 		return
 	}
@@ -67,11 +72,12 @@ func (s *Sandbox) partner(a *account, w http.ResponseWriter, r *http.Request) {
 		refuse("mixpanel_session_id is needed")
 		return
 	}
+	found := identities(p.Members)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	seg := a.segmentFor(partnerSegment, p.CohortID, p.Name)
 	seg.Name = p.Name // a renamed cohort renames its segment
-	ids := s.importMembers(a, p.Members, m.Action != "remove_members")
+	ids := s.importMembers(a, p.Members, found, m.Action != "remove_members")
 	switch m.Action {
 	case "add_members":
 		for _, id := range ids {
@@ -88,24 +94,57 @@ func (s *Sandbox) partner(a *account, w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, 200, map[string]any{"action": m.Action, "status": "success"})
 }
 
-// importMembers upserts the profiles of a page and returns the identities:
+// memberIDs is the part of a member that says who it is.
+type memberIDs struct {
+	Partner any `json:"$CleverTap_user_id"`
+	ID      any `json:"mixpanel_distinct_id"`
+}
+
+// identities are the members' identities, "" for one that has none:
 // `$CleverTap_user_id` when set, else the distinct_id.
-func (s *Sandbox) importMembers(a *account, members []map[string]any, write bool) []string {
-	ids := make([]string, 0, len(members))
-	for _, m := range members {
-		id := identityText(m["$CleverTap_user_id"])
-		if id == "" {
-			id = identityText(m["mixpanel_distinct_id"])
+func identities(members []jsontext.Value) []string {
+	ids := make([]string, len(members))
+	for i, raw := range members {
+		var m memberIDs
+		if json.Unmarshal(raw, &m) != nil {
+			continue
 		}
+		if ids[i] = identityText(m.Partner); ids[i] == "" {
+			ids[i] = identityText(m.ID)
+		}
+	}
+	return ids
+}
+
+// importMembers upserts the profiles of a page and returns the identities of
+// those that have one. The members are kept as they came and read when somebody
+// asks for the profile: a full export brings a million that nobody looks at.
+func (s *Sandbox) importMembers(a *account, members []jsontext.Value, ids []string, write bool) []string {
+	good := make([]string, 0, len(ids))
+	for i, id := range ids {
 		if badIdentity(id) {
 			a.logError(s.now(), 523, "partner", "identity is missing or forbidden")
 			continue
 		}
-		ids = append(ids, id)
+		good = append(good, id)
 		if !write {
 			continue
 		}
 		p := a.upsert(id)
+		if p.unread = append(p.unread, members[i]); len(p.unread) > keptUnread {
+			p.read()
+		}
+	}
+	return good
+}
+
+// read applies the members that were kept unread. The account's mu is held.
+func (p *profile) read() {
+	for _, raw := range p.unread {
+		var m map[string]any
+		if json.Unmarshal(raw, &m) != nil {
+			continue
+		}
 		for k, v := range m {
 			switch k {
 			case "mixpanel_distinct_id", "$CleverTap_user_id":
@@ -118,7 +157,7 @@ func (s *Sandbox) importMembers(a *account, members []map[string]any, write bool
 			}
 		}
 	}
-	return ids
+	p.unread = nil
 }
 
 func setIfText(p *profile, key string, v any) {
@@ -175,7 +214,7 @@ func (s *Sandbox) join(a *account, seg *segment, id string) {
 		return
 	}
 	seg.Members[id] = struct{}{}
-	s.partnerSync(a, seg, id, "Added")
+	s.raisePartnerSync(a, seg, id, "Added")
 }
 
 func (s *Sandbox) leaveSegment(a *account, seg *segment, id string) {
@@ -183,14 +222,12 @@ func (s *Sandbox) leaveSegment(a *account, seg *segment, id string) {
 		return
 	}
 	delete(seg.Members, id)
-	s.partnerSync(a, seg, id, "Removed")
+	s.raisePartnerSync(a, seg, id, "Removed")
 }
 
-// partnerSync raises the system event of a membership change
+// raisePartnerSync raises the system event of a membership change
 // (https://docs.clevertap.com/docs/mixpanel-integration).
-func (s *Sandbox) partnerSync(a *account, seg *segment, id, action string) {
-	a.raise(userEvent{Identity: id, Event: "Partner Sync", Time: s.now(), Props: map[string]any{
-		"Partner Segment Name": seg.Name, "Partner Segment ID": seg.Key, "Action": action, "CT Source": "Mixpanel", "Partner Name": "Mixpanel",
-	}})
+func (s *Sandbox) raisePartnerSync(a *account, seg *segment, id, action string) {
+	a.raise(userEvent{Identity: id, Event: "Partner Sync", Time: s.now(), sync: &partnerSync{seg.Name, seg.Key, action}})
 	a.eventTotals["Partner Sync "+action]++
 }

@@ -282,6 +282,7 @@ func (s *Sandbox) profile(a *account, w http.ResponseWriter, r *http.Request) {
 	p := a.profiles[id]
 	if id == "" {
 		for _, c := range a.profiles {
+			c.read()
 			if e, _ := c.Fields["Email"].(string); strings.EqualFold(e, email) {
 				p = c
 				break
@@ -292,5 +293,6 @@ func (s *Sandbox) profile(a *account, w http.ResponseWriter, r *http.Request) {
 		writeJSON(w, 200, map[string]any{"status": "fail", "error": "Profile not found", "code": 404})
 		return
 	}
+	p.read()
 	writeJSON(w, 200, map[string]any{"status": "success", "record": p})
 }

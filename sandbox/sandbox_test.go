@@ -233,6 +233,25 @@ func TestAFullExportReplacesTheSegmentOnceAllPagesCame(t *testing.T) {
 	}
 }
 
+func TestPartnerMembersBecomeProfilesAndTheLaterMessageWins(t *testing.T) {
+	w := newWorld(t, Knobs{})
+	for i := range 7 {
+		w.do("POST", partnerPath, strings.Replace(message("add_members", "", 1, 1, "u"), "u@example.org", fmt.Sprintf("u%d@example.org", i), 1))
+	}
+	w.do("POST", partnerPath, strings.Replace(message("remove_members", "", 1, 1, "u"), "u@example.org", "removed@example.org", 1))
+	_, m := w.do("GET", "/1/profile.json?email=u6@example.org", "")
+	rec, _ := m["record"].(map[string]any)
+	if rec["identity"] != "u" || rec["profileData"].(map[string]any)["Email"] != "u6@example.org" {
+		t.Errorf("profile %v", m)
+	}
+	_, m = w.do("GET", "/sandbox/events", "")
+	first := m["events"].([]any)[0].(map[string]any)
+	props := first["properties"].(map[string]any)
+	if first["event"] != "Partner Sync" || props["Action"] != "Added" || props["Partner Segment ID"] != "7" || props["CT Source"] != "Mixpanel" {
+		t.Errorf("event %v", first)
+	}
+}
+
 func TestTheCustomListTakesKnownUsersAndReplaces(t *testing.T) {
 	w := newWorld(t, Knobs{})
 	w.do("POST", "/1/upload", `{"d":[{"type":"profile","identity":"a","profileData":{}},{"type":"profile","identity":"b","profileData":{}}]}`)

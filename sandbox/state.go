@@ -6,12 +6,15 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // profile is a CleverTap user. Fields hold system and custom properties alike.
 type profile struct {
-	Identity string         `json:"identity"`
-	Fields   map[string]any `json:"profileData,omitempty"`
+	Identity string           `json:"identity"`
+	Fields   map[string]any   `json:"profileData,omitempty"`
+	unread   []jsontext.Value // members of partner messages not applied yet, oldest first
 }
 
 // segmentKind decides the Type that the Segments page shows.
@@ -38,6 +41,20 @@ type userEvent struct {
 	Event    string         `json:"event"`
 	Time     time.Time      `json:"time"`
 	Props    map[string]any `json:"properties,omitempty"`
+	sync     *partnerSync   // of a Partner Sync event, instead of Props
+}
+
+// partnerSync is what a Partner Sync event says.
+type partnerSync struct{ name, key, action string }
+
+// shown is the event with its properties.
+func (e userEvent) shown() userEvent {
+	if e.sync != nil {
+		e.Props = map[string]any{
+			"Partner Segment Name": e.sync.name, "Partner Segment ID": e.sync.key, "Action": e.sync.action, "CT Source": "Mixpanel", "Partner Name": "Mixpanel",
+		}
+	}
+	return e
 }
 
 // streamEntry is a line of CleverTap's Error Stream.

@@ -87,6 +87,7 @@ func (s *Sandbox) uploadOne(a *account, raw json.RawMessage, dry bool) (int, str
 		return 0, ""
 	}
 	p := a.upsert(id)
+	p.read()
 	for k, v := range rec.ProfileData {
 		p.apply(k, v)
 	}
