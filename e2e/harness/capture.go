@@ -71,15 +71,24 @@ var email = regexp.MustCompile(`[A-Za-z0-9._+-]+(@|%40)[A-Za-z0-9-]+\.(org|com|n
 
 // Finish searches everything that was captured and returns what must not be
 // there. It also says how much it searched: nothing found in nothing proves nothing.
-func Finish(w io.Writer) (leaks []string) {
+func Finish(w io.Writer) []string {
 	capture.mu.Lock()
 	defer capture.mu.Unlock()
-	total := 0
-	for _, b := range capture.sources {
+	leaks, total := search(capture.sources, capture.secrets)
+	_, _ = fmt.Fprintf(w, "searched %d bytes of %d captures for %d secrets and e-mail addresses: %d found\n", total, len(capture.sources), len(capture.secrets), len(leaks))
+	for _, f := range capture.exits {
+		f()
+	}
+	return leaks
+}
+
+// search looks for secrets and e-mail addresses and says how many bytes it read.
+func search(sources []*captureBuffer, secrets map[string]string) (leaks []string, total int) {
+	for _, b := range sources {
 		b.mu.Lock()
 		text := b.buf.Bytes()
 		total += len(text)
-		for value, what := range capture.secrets {
+		for value, what := range secrets {
 			if i := bytes.Index(text, []byte(value)); i >= 0 {
 				leaks = append(leaks, fmt.Sprintf("%s: the %s appears: …%s…", b.name, what, around(text, i)))
 			}
@@ -89,11 +98,7 @@ func Finish(w io.Writer) (leaks []string) {
 		}
 		b.mu.Unlock()
 	}
-	_, _ = fmt.Fprintf(w, "searched %d bytes of %d captures for %d secrets and e-mail addresses: %d found\n", total, len(capture.sources), len(capture.secrets), len(leaks))
-	for _, f := range capture.exits {
-		f()
-	}
-	return leaks
+	return leaks, total
 }
 
 func around(text []byte, i int) []byte { return text[max(0, i-80):min(len(text), i+80)] }
