@@ -86,6 +86,12 @@ func TestTheCommandLineDoesTheMainJob(t *testing.T) {
 		t.Fatalf("run: %v", run)
 	}
 	harness.SegmentIs(t, p.Creds.SandboxAddr, "Pros", harness.Expect("cli", 0, 3))
+	if out := c.run("", "sandbox", "campaign", "--segment", "Pros"); !strings.Contains(out, "60 events of 3 members") {
+		t.Errorf("campaign: %s", out)
+	}
+	if out := c.run("", "cohorts", "update", "1", "--description", "new"); !strings.Contains(out, "Pros") {
+		t.Errorf("update: %s", out)
+	}
 	for _, args := range [][]string{
 		{"projects", "list"}, {"connectors", "list"}, {"connectors", "get", "1"}, {"connectors", "verify", "1"}, {"cohorts", "list"}, {"cohorts", "get", "1"}, {"cohorts", "members", "1"},
 		{"syncs", "list"}, {"syncs", "get", "1"}, {"syncs", "pause", "1", "--reason", "lunch"}, {"syncs", "resume", "1", "--watch"}, {"syncs", "run", "1", "--watch"}, {"runs", "list", "1"}, {"runs", "get", "1/1"},

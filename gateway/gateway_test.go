@@ -189,6 +189,9 @@ func TestRESTGoesThroughAuthAndValidationAndCarriesNoForeignMetadata(t *testing.
 	if code, m := get("/v1/projects/1/profiles:lookup", key); code != 400 || !strings.Contains(m["message"].(string), "distinct_id") {
 		t.Errorf("without an id: %d %v", code, m)
 	}
+	if resp, body := call(t, "DELETE", url+"/v1/projects/1/cohorts", "", key); resp.StatusCode != 405 || !strings.Contains(body, "DELETE") {
+		t.Errorf("unknown method: %d %s", resp.StatusCode, body)
+	}
 	code, m := get("/v1/projects/1/profiles:lookup?distinct_id=u", key)
 	if code != 404 || m["message"] != "no such profile" || len(m["details"].([]any)) == 0 {
 		t.Errorf("unknown profile: %d %v", code, m)

@@ -70,7 +70,7 @@ func allow(p *Principal, access Access, method string, msg any) error {
 			return err
 		}
 		if have := p.RoleIn(name); have < access.role {
-			return fault.New(fault.Denied, "ROLE_REQUIRED", "%s needs the role %s in %s", method, strings.TrimPrefix(access.role.String(), "ROLE_"), name).With("project", name)
+			return fault.New(fault.Denied, "ROLE_REQUIRED", "you need the role %s in %s for %s, or the project does not exist", strings.TrimPrefix(access.role.String(), "ROLE_"), name, method[strings.LastIndexByte(method, '/')+1:]).With("project", name)
 		}
 	}
 	return nil

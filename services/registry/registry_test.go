@@ -157,6 +157,16 @@ func TestAServiceAccountWorksUntilItExpiresOrIsDeleted(t *testing.T) {
 	}
 }
 
+func TestNobodyDeletesTheAccountTheyUse(t *testing.T) {
+	w := newWorld(t)
+	p := w.project(t).GetProject()
+	user, secret, name := w.account(t, p.GetName(), typev1.Role_ROLE_OWNER, nil)
+	_, err := registryv1.NewProjectServiceClient(w.public).DeleteServiceAccount(as(t.Context(), user, secret), &registryv1.DeleteServiceAccountRequest{Name: name})
+	if status.Code(err) != codes.FailedPrecondition {
+		t.Fatalf("err = %v, want FailedPrecondition", err)
+	}
+}
+
 func TestNobodyGrantsARoleAboveTheirOwn(t *testing.T) {
 	w := newWorld(t)
 	p := w.project(t).GetProject()
@@ -244,6 +254,19 @@ func TestAChangedPasscodeIsCheckedAgainAndAnEmptyOneKeepsTheOld(t *testing.T) {
 	secret, err := registryv1.NewCredentialServiceClient(w.internal).ResolveConnector(t.Context(), &registryv1.ResolveConnectorRequest{Name: c.GetName()})
 	if err != nil || secret.GetPasscode() != passcode || secret.GetConnector().GetClevertap().GetHostUrl() != w.ct.URL {
 		t.Fatalf("resolved %v", err)
+	}
+	partial := &registryv1.Connector{Name: c.GetName(), Destination: &registryv1.Connector_Clevertap{Clevertap: &registryv1.CleverTap{Region: "us1"}}}
+	if up, err = api.UpdateConnector(operator(t.Context()), &registryv1.UpdateConnectorRequest{Connector: partial}); err != nil || up.GetConnector().GetClevertap().GetRegion() != "us1" || up.GetConnector().GetDisplayName() != "renamed" {
+		t.Fatalf("one field alone: %v %v", up, err)
+	}
+	asRead := &fieldmaskpb.FieldMask{Paths: []string{"name", "state", "check_time", "clevertap.account_id", "clevertap.region"}}
+	if _, err = api.UpdateConnector(operator(t.Context()), &registryv1.UpdateConnectorRequest{Connector: up.GetConnector(), UpdateMask: asRead}); err != nil {
+		t.Fatalf("sent back as it was read: %v", err)
+	}
+	other := proto.CloneOf(up.GetConnector())
+	other.Etag, other.GetClevertap().AccountId = "", "ANOTHER"
+	if _, err = api.UpdateConnector(operator(t.Context()), &registryv1.UpdateConnectorRequest{Connector: other}); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "account_id") {
+		t.Fatalf("another account: %v, want InvalidArgument naming account_id", err)
 	}
 	c.Etag = "v1"
 	if _, err := api.UpdateConnector(operator(t.Context()), &registryv1.UpdateConnectorRequest{Connector: c}); status.Code(err) != codes.Aborted {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -146,6 +147,12 @@ func (c *client) print(msg proto.Message, header table.Row, rows []table.Row) er
 	t.AppendRows(rows)
 	t.Render()
 	return nil
+}
+
+// showsProgress says whether somebody looks at a progress bar.
+func (c *client) showsProgress() bool {
+	f, ok := c.err.(*os.File)
+	return ok && !c.json && term.IsTerminal(int(f.Fd()))
 }
 
 // id is the last part of a resource name.

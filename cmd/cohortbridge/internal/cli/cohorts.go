@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	cohortsyncv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/cohortsync/v1"
 	typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
@@ -27,7 +29,8 @@ var cohortHeader = table.Row{"ID", "Name", "Users", "As of (UTC)", "Definition"}
 const definitionHelp = `The definition is JSON, e.g. {"all_of":{"operands":[
   {"behavior":{"events":["Add To Cart"],"threshold":3,"window":{"last":{"amount":30,"unit":"UNIT_DAY"}}}},
   {"not":{"behavior":{"events":["Purchase"],"window":{"last":{"amount":30,"unit":"UNIT_DAY"}}}}}]}}
-Its form is cohortbridge.type.v1.Expression; docs/api.md has all of it.`
+Its form is cohortbridge.type.v1.Expression: every field is described in
+proto/cohortbridge/type/v1/expression.proto and on the page /docs/ of a running system.`
 
 func readDefinition(path string, stdin io.Reader) (*typev1.Expression, error) {
 	var b []byte
@@ -86,6 +89,7 @@ func cohortsCommand() *cobra.Command {
 		}
 		return c.print(resp.GetCohort(), cohortHeader, []table.Row{cohortRow(resp.GetCohort())})
 	})
+	update := updateCohortCommand()
 	var previewFile string
 	preview := &cobra.Command{Use: "preview [ID]", Short: "Count a cohort's users now, changing nothing", Long: definitionHelp, Args: cobra.MaximumNArgs(1), Example: "  cohortbridge cohorts preview 1\n  cohortbridge cohorts preview -f cohort.json"}
 	preview.Flags().StringVarP(&previewFile, "file", "f", "-", "file with a definition, when no ID is given")
@@ -130,6 +134,39 @@ func cohortsCommand() *cobra.Command {
 		}
 		return c.print(all, table.Row{"No", "Distinct ID", "Partner ID", "Identified"}, rows)
 	})}
-	root.AddCommand(list, get, create, preview, members, remove)
+	root.AddCommand(list, get, create, update, preview, members, remove)
 	return root
+}
+
+func updateCohortCommand() *cobra.Command {
+	var file, name, description string
+	cmd := &cobra.Command{Use: "update ID", Short: "Change a cohort's definition, name or description", Long: definitionHelp, Args: cobra.ExactArgs(1), Example: "  cohortbridge cohorts update 1 -f cohort.json"}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "file with the new definition, - for standard input")
+	cmd.Flags().StringVar(&name, "name", "", "new name")
+	cmd.Flags().StringVar(&description, "description", "", "new description")
+	cmd.RunE = run(func(ctx context.Context, c *client, cmd *cobra.Command, args []string) error {
+		in := &cohortsyncv1.Cohort{Name: c.name("cohorts", args[0]), DisplayName: name, Description: description}
+		mask := &fieldmaskpb.FieldMask{}
+		for flag, path := range map[string]string{"name": "display_name", "description": "description", "file": "definition"} {
+			if cmd.Flags().Changed(flag) {
+				mask.Paths = append(mask.Paths, path)
+			}
+		}
+		if len(mask.GetPaths()) == 0 {
+			return errors.New("nothing to change: give -f, --name or --description")
+		}
+		if file != "" {
+			def, err := readDefinition(file, cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			in.Definition = def
+		}
+		resp, err := cohortsyncv1.NewCohortServiceClient(c.conn).UpdateCohort(ctx, &cohortsyncv1.UpdateCohortRequest{Cohort: in, UpdateMask: mask})
+		if err != nil {
+			return err
+		}
+		return c.print(resp.GetCohort(), cohortHeader, []table.Row{cohortRow(resp.GetCohort())})
+	})
+	return cmd
 }

@@ -115,7 +115,7 @@ Invalid events are reported with their line and make the command fail; the other
 const importBatch = 2000
 
 func (c *client) importEvents(ctx context.Context, in io.Reader, size int64) error {
-	bar := progressbar.NewOptions64(size, progressbar.OptionSetWriter(c.err), progressbar.OptionSetVisibility(!c.json), progressbar.OptionShowBytes(true), progressbar.OptionClearOnFinish())
+	bar := progressbar.NewOptions64(size, progressbar.OptionSetWriter(c.err), progressbar.OptionSetVisibility(c.showsProgress()), progressbar.OptionShowBytes(true), progressbar.OptionClearOnFinish())
 	lines := bufio.NewScanner(in)
 	lines.Buffer(make([]byte, 1<<20), 2<<20)
 	total := &ingestionv1.ImportEventsResponse{}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -198,34 +200,60 @@ It keeps everything in memory.`,
 }
 
 func campaignCommand() *cobra.Command {
-	var addr, credentials, name string
-	var segment int64
+	var addr, credentials, name, segment string
 	cmd := &cobra.Command{Use: "campaign", Short: "Send a campaign's engagement events to /import, as CleverTap does", Args: cobra.NoArgs,
-		Long: "Asks a running sandbox to send the 20 engagement events for each member of a segment\nto the project of the credentials file, marked with $source.", Example: "  cohortbridge sandbox campaign --segment 1700000001"}
+		Long: "Asks a running sandbox to send the 20 engagement events for each member of a segment\nto the project of the credentials file, marked with $source.", Example: "  cohortbridge sandbox campaign --segment \"Cart abandoners\""}
 	cmd.Flags().StringVar(&addr, "sandbox", "", "address of the sandbox (default from the credentials file)")
 	cmd.Flags().StringVar(&credentials, "credentials", "data/"+roles.DevCredentialsFile, "file with credentials, as --dev writes it")
 	cmd.Flags().StringVar(&name, "name", "Winter sale", "name of the campaign")
-	cmd.Flags().Int64Var(&segment, "segment", 0, "the sandbox's id of the segment")
+	cmd.Flags().StringVar(&segment, "segment", "", "name of the segment, as the Segments page shows it")
 	_ = cmd.MarkFlagRequired("segment")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := roles.ReadDevCredentials(credentials)
 		if err != nil {
 			return err
 		}
-		body, err := json.Marshal(sandbox.Campaign{Segment: segment, Name: name, ImportURL: "http://" + c.HTTPAddr + "/import", ProjectID: c.ProjectID, Username: c.ServiceAccount, Secret: c.ServiceSecret})
+		addr = firstSet(addr, c.SandboxAddr)
+		id, err := segmentID(cmd, addr, segment)
 		if err != nil {
 			return err
 		}
-		return postCampaign(cmd, firstSet(addr, c.SandboxAddr), body)
+		body, err := json.Marshal(sandbox.Campaign{Segment: id, Name: name, ImportURL: "http://" + c.HTTPAddr + "/import", ProjectID: c.ProjectID, Username: c.ServiceAccount, Secret: c.ServiceSecret})
+		if err != nil {
+			return err
+		}
+		var answer sandbox.CampaignResult
+		if err := callSandbox(cmd, http.MethodPost, addr, "/sandbox/campaign", body, &answer); err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d events of %d members sent in %d batches\n", answer.Events, answer.Members, answer.Batches)
+		return err
 	}
 	return cmd
 }
 
-func postCampaign(cmd *cobra.Command, addr string, body []byte) error {
+// segmentID finds the sandbox's own number of the segment of a name.
+func segmentID(cmd *cobra.Command, addr, name string) (int64, error) {
+	var list sandbox.Segments
+	if err := callSandbox(cmd, http.MethodGet, addr, "/sandbox/segments", nil, &list); err != nil {
+		return 0, err
+	}
+	var names []string
+	for _, s := range list.Segments {
+		if s.Name == name {
+			return s.ID, nil
+		}
+		names = append(names, strconv.Quote(s.Name))
+	}
+	return 0, fmt.Errorf("--segment: no segment %q; the sandbox has %s", name, firstSet(strings.Join(names, ", "), "none"))
+}
+
+// callSandbox calls the sandbox's own JSON.
+func callSandbox(cmd *cobra.Command, method, addr, path string, body []byte, out any) error {
 	if _, _, err := net.SplitHostPort(addr); err != nil {
 		return fmt.Errorf("--sandbox: want host:port")
 	}
-	req, err := http.NewRequestWithContext(cmd.Context(), http.MethodPost, "http://"+addr+"/sandbox/campaign", strings.NewReader(string(body)))
+	req, err := http.NewRequestWithContext(cmd.Context(), method, "http://"+addr+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
@@ -234,16 +262,12 @@ func postCampaign(cmd *cobra.Command, addr string, body []byte) error {
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }() // only read from
-	var answer struct {
-		Error string `json:"error"`
-		sandbox.CampaignResult
-	}
-	if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil {
-		return err
-	}
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("campaign: %s", answer.Error)
+		var failure struct {
+			Error string `json:"error"`
+		}
+		_ = json.NewDecoder(resp.Body).Decode(&failure) // the status tells it otherwise
+		return fmt.Errorf("sandbox: HTTP %d %s", resp.StatusCode, failure.Error)
 	}
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d events of %d members sent in %d batches\n", answer.Events, answer.Members, answer.Batches)
-	return err
+	return json.NewDecoder(resp.Body).Decode(out)
 }

@@ -156,7 +156,7 @@ func (c *client) watch(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(c.err), progressbar.OptionSetVisibility(!c.json), progressbar.OptionClearOnFinish(), progressbar.OptionShowCount(), progressbar.OptionSetWidth(30))
+	bar := progressbar.NewOptions64(-1, progressbar.OptionSetWriter(c.err), progressbar.OptionSetVisibility(c.showsProgress()), progressbar.OptionClearOnFinish(), progressbar.OptionShowCount(), progressbar.OptionSetWidth(30))
 	var r *cohortsyncv1.Run
 	for r == nil || !isFinal(r.GetState()) {
 		resp, err := stream.Recv()

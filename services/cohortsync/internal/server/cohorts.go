@@ -26,6 +26,10 @@ import (
 // partnerProperty is the profile property that names the user at CleverTap.
 const partnerProperty = "$CleverTap_user_id"
 
+// outputPaths are what an update may name without changing it: a cohort that is
+// sent back as it was read carries them.
+var outputPaths = []string{"name", "version", "summary", "last_evaluation", "create_time", "update_time", "etag"}
+
 // Cohorts serves CohortService.
 type Cohorts struct {
 	cohortsyncv1.UnimplementedCohortServiceServer
@@ -130,10 +134,12 @@ func (s *Cohorts) UpdateCohort(ctx context.Context, req *cohortsyncv1.UpdateCoho
 	}
 	paths := req.GetUpdateMask().GetPaths()
 	for i, p := range paths {
-		// A path below the definition can only mean all of it: it is one value.
-		if strings.HasPrefix(p, "definition.") {
+		top, _, _ := strings.Cut(p, ".")
+		switch {
+		case top == "definition": // one value: a path below it can only mean all of it
 			paths[i] = "definition"
-		} else if p != "display_name" && p != "description" && p != "definition" {
+		case slices.Contains(outputPaths, top), p == "display_name", p == "description":
+		default:
 			return nil, fault.Field("update_mask", "%q can't be changed; display_name, description and definition can", p)
 		}
 	}

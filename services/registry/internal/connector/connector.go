@@ -116,6 +116,11 @@ func (c *Connector) Normalize() error {
 		}
 		seen[strings.ToLower(col.Field)] = true
 	}
+	for field, v := range map[string]string{"connector.display_name": c.DisplayName, "connector.clevertap.account_id": c.AccountID, "connector.clevertap.region": c.Region} {
+		if v == "" {
+			return fault.Field(field, "is required")
+		}
+	}
 	if c.Passcode == "" {
 		return fault.Field("connector.clevertap.passcode", "is required; copy it from CleverTap's Settings > Passcodes")
 	}

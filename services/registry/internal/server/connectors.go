@@ -127,7 +127,10 @@ func (s *Connectors) UpdateConnector(ctx context.Context, req *registryv1.Update
 	if err := checkEtag(in.GetEtag(), c.Version); err != nil {
 		return nil, err
 	}
-	paths, err := maskPaths(req.GetUpdateMask(), in, connectorPaths)
+	if id := in.GetClevertap().GetAccountId(); id != "" && id != c.AccountID {
+		return nil, fault.Field("connector.clevertap.account_id", "can't change; create another connector")
+	}
+	paths, err := maskPaths(req.GetUpdateMask(), in, connectorPaths, outputPaths)
 	if err != nil {
 		return nil, err
 	}

@@ -109,6 +109,9 @@ func setConnector(c *connector.Connector, in *registryv1.Connector, paths []stri
 	}
 }
 
+// outputPaths are what an update may name without changing it.
+var outputPaths = []string{"name", "state", "state_reason", "check_time", "create_time", "etag", "clevertap.account_id"}
+
 // connectorPaths are what an update may change; creates set account_id as well.
 var connectorPaths = []string{
 	"display_name", "clevertap.passcode", "clevertap.region", "clevertap.channel", "clevertap.host_url",

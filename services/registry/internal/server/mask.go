@@ -13,8 +13,9 @@ import (
 
 // maskPaths returns which of the allowed paths an update changes: those the mask
 // names, or, without a mask, those that are set. A path that names a message
-// stands for the allowed paths below it.
-func maskPaths(m *fieldmaskpb.FieldMask, msg proto.Message, allowed []string) ([]string, error) {
+// stands for the allowed paths below it. Ignored paths may be named: a resource
+// that is sent back as it was read carries them.
+func maskPaths(m *fieldmaskpb.FieldMask, msg proto.Message, allowed, ignored []string) ([]string, error) {
 	var out []string
 	if len(m.GetPaths()) == 0 {
 		for _, p := range allowed {
@@ -31,7 +32,7 @@ func maskPaths(m *fieldmaskpb.FieldMask, msg proto.Message, allowed []string) ([
 				out = append(out, a)
 			}
 		}
-		if len(out) == n {
+		if len(out) == n && !slices.Contains(ignored, p) {
 			return nil, fault.Field("update_mask", "%q can't be changed; want some of %s", p, strings.Join(allowed, ", "))
 		}
 	}

@@ -30,6 +30,9 @@ const pageDefault, pageMax = 100, 1000
 // CreateProject implements ProjectService.
 func (s *Projects) CreateProject(ctx context.Context, req *registryv1.CreateProjectRequest) (*registryv1.CreateProjectResponse, error) {
 	in := req.GetProject()
+	if in.GetDisplayName() == "" {
+		return nil, fault.Field("project.display_name", "is required")
+	}
 	p := project.Project{DisplayName: in.GetDisplayName(), Identity: project.Identity(in.GetIdentitySystem())}
 	setMtu(&p, in.GetMtu())
 	p, secret := project.New(p, s.Now())
@@ -100,14 +103,16 @@ func (s *Projects) UpdateProject(ctx context.Context, req *registryv1.UpdateProj
 	if err := checkEtag(in.GetEtag(), p.Version); err != nil {
 		return nil, err
 	}
-	paths, err := maskPaths(req.GetUpdateMask(), in, []string{"display_name", "identity_system", "mtu"})
+	paths, err := maskPaths(req.GetUpdateMask(), in, []string{"display_name", "identity_system", "mtu"}, []string{"name", "token", "create_time", "etag"})
 	if err != nil {
 		return nil, err
 	}
 	for _, path := range paths {
 		switch path {
 		case "display_name":
-			p.DisplayName = in.GetDisplayName()
+			if p.DisplayName = in.GetDisplayName(); p.DisplayName == "" {
+				return nil, fault.Field("project.display_name", "can't be empty")
+			}
 		case "mtu":
 			setMtu(&p, in.GetMtu())
 		case "identity_system":
@@ -184,6 +189,9 @@ func (s *Projects) DeleteServiceAccount(ctx context.Context, req *registryv1.Del
 	ids, err := resource.IDs("name", req.GetName(), "projects", "serviceAccounts")
 	if err != nil {
 		return nil, err
+	}
+	if auth.FromContext(ctx).Name == req.GetName() {
+		return nil, fault.New(fault.Precondition, "OWN_ACCOUNT", "name: you can't delete the account you are using; use another one, or the operator's key")
 	}
 	if err := s.Store.DeleteAccount(ctx, ids[0], ids[1]); err != nil {
 		return nil, err

@@ -35,7 +35,8 @@ type Cohort struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Resource name; the id is a decimal number and is CleverTap's Partner Segment ID.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What people call it, and the segment's name: 1 to 100 characters, unique in the project.
+	// What people call it, and the segment's name: 1 to 100 characters, unique in
+	// the project. Required on create.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// What it is for, up to 1,000 characters.
 	Description string `protobuf:"bytes,3,opt,name=description,proto3" json:"description,omitempty"`
@@ -1122,10 +1123,10 @@ var File_cohortbridge_cohortsync_v1_cohort_proto protoreflect.FileDescriptor
 
 const file_cohortbridge_cohortsync_v1_cohort_proto_rawDesc = "" +
 	"\n" +
-	"'cohortbridge/cohortsync/v1/cohort.proto\x12\x1acohortbridge.cohortsync.v1\x1a\x1bbuf/validate/validate.proto\x1a%cohortbridge/type/v1/expression.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xac\x04\n" +
+	"'cohortbridge/cohortsync/v1/cohort.proto\x12\x1acohortbridge.cohortsync.v1\x1a\x1bbuf/validate/validate.proto\x1a%cohortbridge/type/v1/expression.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x04\n" +
 	"\x06Cohort\x12\x17\n" +
-	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12,\n" +
-	"\fdisplay_name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\vdisplayName\x12*\n" +
+	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12*\n" +
+	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18dR\vdisplayName\x12*\n" +
 	"\vdescription\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xe8\aR\vdescription\x12@\n" +
 	"\n" +
 	"definition\x18\x04 \x01(\v2 .cohortbridge.type.v1.ExpressionR\n" +

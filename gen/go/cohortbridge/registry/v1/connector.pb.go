@@ -145,9 +145,9 @@ type Connector struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Resource name; the id is a decimal number.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What people call it, 1 to 100 characters.
+	// What people call it, 1 to 100 characters. Required on create.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
-	// The destination.
+	// The destination. Required on create.
 	//
 	// Types that are valid to be assigned to Destination:
 	//
@@ -277,12 +277,14 @@ func (*Connector_Clevertap) isConnector_Destination() {}
 // Source: https://developer.clevertap.com/docs/authentication.
 type CleverTap struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// CleverTap's Project ID (Account ID), e.g. W6W-797-865Z.
+	// CleverTap's Project ID (Account ID), e.g. W6W-797-865Z. Required on create;
+	// can't change afterwards.
 	AccountId string `protobuf:"bytes,1,opt,name=account_id,json=accountId,proto3" json:"account_id,omitempty"`
 	// Account or user passcode. Input only: it is stored encrypted and no public
 	// call returns it. Required on create; empty on update keeps the stored one.
 	Passcode string `protobuf:"bytes,2,opt,name=passcode,proto3" json:"passcode,omitempty"`
 	// Data center code: eu1, in1, sg1, us1, aps3, mec1 (sk1 with host_url only).
+	// Required on create.
 	Region string `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
 	// How membership travels; default PARTNER.
 	Channel CleverTap_Channel `protobuf:"varint,4,opt,name=channel,proto3,enum=cohortbridge.registry.v1.CleverTap_Channel" json:"channel,omitempty"`
@@ -782,7 +784,7 @@ type UpdateConnectorRequest struct {
 	// Which of display_name, clevertap.passcode, clevertap.region,
 	// clevertap.channel, clevertap.host_url, clevertap.partner_url,
 	// clevertap.columns, clevertap.admin_email, clevertap.identity_property to
-	// change; empty means those that are set. account_id can't change.
+	// change; empty means those that are set. Output-only fields are ignored.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1020,10 +1022,10 @@ var File_cohortbridge_registry_v1_connector_proto protoreflect.FileDescriptor
 
 const file_cohortbridge_registry_v1_connector_proto_rawDesc = "" +
 	"\n" +
-	"(cohortbridge/registry/v1/connector.proto\x12\x18cohortbridge.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x04\n" +
+	"(cohortbridge/registry/v1/connector.proto\x12\x18cohortbridge.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe8\x04\n" +
 	"\tConnector\x12\x17\n" +
-	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12,\n" +
-	"\fdisplay_name\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18dR\vdisplayName\x12C\n" +
+	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12*\n" +
+	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18dR\vdisplayName\x12C\n" +
 	"\tclevertap\x18\x03 \x01(\v2#.cohortbridge.registry.v1.CleverTapH\x00R\tclevertap\x12D\n" +
 	"\x05state\x18\x04 \x01(\x0e2).cohortbridge.registry.v1.Connector.StateB\x03\xe0A\x03R\x05state\x12&\n" +
 	"\fstate_reason\x18\x05 \x01(\tB\x03\xe0A\x03R\vstateReason\x12>\n" +
@@ -1038,13 +1040,13 @@ const file_cohortbridge_registry_v1_connector_proto_rawDesc = "" +
 	"\x0fSTATE_CONNECTED\x10\x02\x12\x11\n" +
 	"\rSTATE_REFUSED\x10\x03\x12\x15\n" +
 	"\x11STATE_UNREACHABLE\x10\x04:J\xeaAG\n" +
-	"\x1acohortbridge.dev/Connector\x12)projects/{project}/connectors/{connector}B\x14\n" +
-	"\vdestination\x12\x05\xbaH\x02\b\x01\"\xd4\x04\n" +
-	"\tCleverTap\x129\n" +
+	"\x1acohortbridge.dev/Connector\x12)projects/{project}/connectors/{connector}B\r\n" +
+	"\vdestination\"\xd5\x04\n" +
+	"\tCleverTap\x127\n" +
 	"\n" +
-	"account_id\x18\x01 \x01(\tB\x1a\xbaH\x17r\x15\x10\x01\x18@2\x0f^[A-Za-z0-9-]*$R\taccountId\x12*\n" +
-	"\bpasscode\x18\x02 \x01(\tB\x0e\xe0A\x04\xbaH\x05r\x03\x18\x80\x02\x80\x01\x01R\bpasscode\x12B\n" +
-	"\x06region\x18\x03 \x01(\tB*\xbaH'r%R\x03eu1R\x03in1R\x03sg1R\x03us1R\x04aps3R\x04mec1R\x03sk1R\x06region\x12O\n" +
+	"account_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x18@2\x0f^[A-Za-z0-9-]*$R\taccountId\x12*\n" +
+	"\bpasscode\x18\x02 \x01(\tB\x0e\xe0A\x04\xbaH\x05r\x03\x18\x80\x02\x80\x01\x01R\bpasscode\x12E\n" +
+	"\x06region\x18\x03 \x01(\tB-\xbaH*\xd8\x01\x01r%R\x03eu1R\x03in1R\x03sg1R\x03us1R\x04aps3R\x04mec1R\x03sk1R\x06region\x12O\n" +
 	"\achannel\x18\x04 \x01(\x0e2+.cohortbridge.registry.v1.CleverTap.ChannelB\b\xbaH\x05\x82\x01\x02\x10\x01R\achannel\x12#\n" +
 	"\bhost_url\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\ahostUrl\x12)\n" +
 	"\vpartner_url\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\xf4\x03R\n" +

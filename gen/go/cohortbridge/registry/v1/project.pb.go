@@ -35,7 +35,7 @@ type Project struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Resource name `projects/{project}`; the id is a decimal number, as Mixpanel's project_id.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// What people call it, 1 to 200 characters.
+	// What people call it, 1 to 200 characters. Required on create.
 	DisplayName string `protobuf:"bytes,2,opt,name=display_name,json=displayName,proto3" json:"display_name,omitempty"`
 	// Public identifier that senders put into events; 32 hex characters. Not a credential.
 	Token string `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
@@ -981,10 +981,10 @@ var File_cohortbridge_registry_v1_project_proto protoreflect.FileDescriptor
 
 const file_cohortbridge_registry_v1_project_proto_rawDesc = "" +
 	"\n" +
-	"&cohortbridge/registry/v1/project.proto\x12\x18cohortbridge.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fcohortbridge/type/v1/type.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8a\x03\n" +
+	"&cohortbridge/registry/v1/project.proto\x12\x18cohortbridge.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fcohortbridge/type/v1/type.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x88\x03\n" +
 	"\aProject\x12\x17\n" +
-	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x120\n" +
-	"\fdisplay_name\x18\x02 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x01\x18\xc8\x01R\vdisplayName\x12\x19\n" +
+	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12.\n" +
+	"\fdisplay_name\x18\x02 \x01(\tB\v\xe0A\x02\xbaH\x05r\x03\x18\xc8\x01R\vdisplayName\x12\x19\n" +
 	"\x05token\x18\x03 \x01(\tB\x03\xe0A\x03R\x05token\x12W\n" +
 	"\x0fidentity_system\x18\x04 \x01(\x0e2$.cohortbridge.type.v1.IdentitySystemB\b\xbaH\x05\x82\x01\x02\x10\x01R\x0eidentitySystem\x127\n" +
 	"\x03mtu\x18\x05 \x01(\v2%.cohortbridge.registry.v1.MtuSettingsR\x03mtu\x12@\n" +
