@@ -175,7 +175,7 @@ func (s *Session) legacyAlias(id, alias string) (refused string, err error) {
 // PossibleID reports whether a partner id can be somebody's: not one of the values
 // that stand for "no id", and not longer than an id may be.
 func PossibleID(value string) bool {
-	return len(value) <= event.MaxText && !event.Banned([]byte(value))
+	return value != "" && len(value) <= event.MaxText && !event.Banned([]byte(value))
 }
 
 // Partner makes value, written into a partner property of canonical user no, an

@@ -31,7 +31,7 @@ const (
 func WarningText(kind string) string {
 	switch kind {
 	case WarnPartnerID:
-		return "A partner id property was set to a value that stands for no id, such as null or n/a. These users are not exported to the partner: give each user their own partner id, or unset it."
+		return "A partner id property was set to a value that is no id: a placeholder such as null or n/a, true or false, a list or an object. These users are not exported to the partner: give each user their own partner id, or unset it."
 	case WarnPartnerAlias:
 		return "A partner id property was set to a value that already belongs to another user. These users are not exported to the partner: give each user their own partner id."
 	case WarnDeviceLink:

@@ -81,7 +81,7 @@ func (b *profileBatch) load(updates []*profile.Update) error {
 		for _, list := range [][]profile.Property{u.Set, u.SetOnce} {
 			for _, a := range list {
 				if slices.Contains(identity.PartnerProperties, a.Name) {
-					if v, ok := (profile.Properties{a.Name: a.Value}).Text(a.Name); ok {
+					if v, ok := (profile.Properties{a.Name: a.Value}).ID(a.Name); ok {
 						ids = append(ids, v)
 					}
 				}
@@ -162,19 +162,14 @@ func (b *profileBatch) apply(u *profile.Update) (applied bool, failures []*event
 	if !row.exists && !u.Creates() {
 		return true, nil, nil
 	}
-	before := map[string]string{}
-	for _, name := range identity.PartnerProperties {
-		if v, ok := row.props.Text(name); ok {
-			before[name] = v
-		}
-	}
+	before := partnerIDs(row.props)
 	changed, failures := u.Apply(row.props, b.now)
 	if changed {
 		row.exists, row.changed = len(row.props) > 0, true
 	}
 	for _, name := range identity.PartnerProperties {
-		v, ok := row.props.Text(name)
-		if v == before[name] {
+		v, ok := row.props.ID(name)
+		if old, was := before[name]; v == old && ok == was {
 			continue
 		}
 		own := true
@@ -188,6 +183,17 @@ func (b *profileBatch) apply(u *profile.Update) (applied bool, failures []*event
 		}
 	}
 	return changed || len(failures) == 0, failures, nil
+}
+
+// partnerIDs are the partner ids of a profile by their property.
+func partnerIDs(p profile.Properties) map[string]string {
+	ids := map[string]string{}
+	for _, name := range identity.PartnerProperties {
+		if v, ok := p.ID(name); ok {
+			ids[name] = v
+		}
+	}
+	return ids
 }
 
 func (b *profileBatch) hasProfile(no uint64) (bool, error) {

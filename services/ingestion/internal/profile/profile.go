@@ -5,6 +5,7 @@ package profile
 import (
 	"bytes"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -70,15 +71,38 @@ func (p Properties) JSON() []byte {
 	return append(b, '}')
 }
 
-// Text returns a string property's value; ok is false when it is absent, empty
-// or of another type.
-func (p Properties) Text(name string) (s string, ok bool) {
-	v, there := p[name]
-	if !there || v.Kind() != '"' {
-		return "", false
+// ID reads a property that holds a partner's id: a string, or a number by its
+// decimal text. set is false when it is absent, null or the empty string; a value
+// that is set but no text or number reads as "".
+func (p Properties) ID(name string) (id string, set bool) {
+	v := p[name]
+	switch v.Kind() {
+	case '"':
+		b, err := jsontext.AppendUnquote(nil, v)
+		return string(b), err != nil || len(b) > 0
+	case '0':
+		return decimal(v), true
+	default:
+		return "", len(v) > 0 && v.Kind() != 'n'
 	}
-	b, err := jsontext.AppendUnquote(nil, v)
-	return string(b), err == nil && len(b) > 0
+}
+
+// decimal writes integers in full, other numbers in their shortest form.
+func decimal(v jsontext.Value) string {
+	if !bytes.ContainsAny(v, ".eE") && string(v) != "-0" {
+		return string(v)
+	}
+	f, err := strconv.ParseFloat(string(v), 64)
+	switch {
+	case err != nil:
+		return ""
+	case f == 0:
+		return "0"
+	case f == math.Trunc(f):
+		return strconv.FormatFloat(f, 'f', -1, 64)
+	default:
+		return string(jsontext.AppendFloat(nil, f, 64))
+	}
 }
 
 // Property is one name and value of an operation.

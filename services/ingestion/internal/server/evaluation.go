@@ -148,7 +148,7 @@ func member(m *ledger.Member, partner string, columns []string) (*ingestionv1.Me
 		return nil, err
 	}
 	out := &ingestionv1.Member{UserNo: m.UserNo, DistinctId: m.DistinctID, Identified: len(props) > 0, Columns: make([][]byte, len(columns))}
-	if v, ok := props.Text(partner); ok {
+	if v, ok := props.ID(partner); ok {
 		switch {
 		case !identity.PossibleID(v):
 			out.PartnerIdInvalid = true
