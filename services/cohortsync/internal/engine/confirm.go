@@ -52,7 +52,7 @@ func (x *execution) confirm(reason, text string) error {
 			return err
 		}
 		f.skipRemovals = false
-		led.PublishPending = led.PublishPending || x.run.Full || f.changed || x.sync.Ledger.Fingerprint != x.run.Plan.Fingerprint
+		led.PublishPending = led.PublishPending || x.run.Full || f.changed || !x.sync.Ledger.Dirty.IsEmpty() || x.sync.Ledger.Fingerprint != x.run.Plan.Fingerprint
 		if led.PublishPending && cause == nil {
 			pd, ce, err := x.publish(ctx, pub, f)
 			if err != nil {
@@ -312,6 +312,7 @@ func (f *folding) window(nos []uint64) error {
 		ok, maybe bool
 	}
 	var removals []removal
+	var unsent []uint64
 	for _, h := range f.heads {
 		if h.Users == 0 || h.Last < lo || h.First > hi {
 			continue
@@ -338,6 +339,9 @@ func (f *folding) window(nos []uint64) error {
 				f.dirty.Add(e.User)
 			case h.Op == channel.Update || moved:
 				f.dirty.Add(e.User)
+			case f.run.Full && !f.byCall:
+				// What the ledger has of the user may be from another place.
+				unsent = append(unsent, e.User)
 			}
 		})
 		if err != nil {
@@ -360,18 +364,37 @@ func (f *folding) window(nos []uint64) error {
 		stored[no] = b
 		return b, nil
 	}
-	for _, r := range removals {
-		no := ledger.BlockOf(r.e.User)
+	lookup := func(user uint64) (e ledger.Entry, in bool, err error) {
+		no := ledger.BlockOf(user)
 		if views[no] == nil {
 			b, err := get(no)
 			if err != nil {
-				return err
+				return e, false, err
 			}
 			if views[no], err = b.View(); err != nil {
-				return err
+				return e, false, err
 			}
 		}
-		now, in := views[no].Lookup(r.e.User)
+		e, in = views[no].Lookup(user)
+		return e, in, nil
+	}
+	for _, u := range unsent {
+		now, in, err := lookup(u)
+		if err != nil {
+			return err
+		}
+		if in {
+			f.dirty.Add(u)
+			now.Hash = ledger.Unconfirmed
+			c := at(u)
+			c.set = append(c.set, now)
+		}
+	}
+	for _, r := range removals {
+		now, in, err := lookup(r.e.User)
+		if err != nil {
+			return err
+		}
 		for _, s := range at(r.e.User).set {
 			if s.User == r.e.User {
 				now, in = s, true

@@ -37,6 +37,9 @@ type Destination struct {
 	Channel channel.Channel
 	// Account names the account whose limits the calls count against.
 	Account string
+	// Place names where the channel's segments are: equal for two connectors
+	// through which the same segments are reached.
+	Place string
 	// Properties are the profile properties to read, in the channel's column order.
 	Properties []string
 	// PartnerProperty is the property that holds the partner id.
@@ -92,11 +95,48 @@ type Engine struct {
 
 	mu      sync.Mutex
 	running map[int64]context.CancelCauseFunc
+	// turns hold segments that a run is at.
+	turns map[string]*turn
 }
 
 // New returns an engine.
 func New(cfg Config, st store.Store, u Users, c Connectors) *Engine {
-	return &Engine{cfg: cfg, store: st, users: u, connectors: c, Hub: NewHub(), running: map[int64]context.CancelCauseFunc{}}
+	return &Engine{cfg: cfg, store: st, users: u, connectors: c, Hub: NewHub(), running: map[int64]context.CancelCauseFunc{}, turns: map[string]*turn{}}
+}
+
+// turn is a segment's: one run at a time.
+type turn struct {
+	held chan struct{}
+	// wanted counts those who hold it or wait.
+	wanted int
+}
+
+// turnAt waits until no other run of this process is at the segment. Runs of a
+// connector are in order already; this is for connectors that reach the same
+// one. Call the function when done; it is nil when ctx ended first.
+func (e *Engine) turnAt(ctx context.Context, segment string) (done func()) {
+	e.mu.Lock()
+	t := e.turns[segment]
+	if t == nil {
+		t = &turn{held: make(chan struct{}, 1)}
+		e.turns[segment] = t
+	}
+	t.wanted++
+	e.mu.Unlock()
+	leave := func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if t.wanted--; t.wanted == 0 {
+			delete(e.turns, segment)
+		}
+	}
+	select {
+	case t.held <- struct{}{}:
+		return func() { <-t.held; leave() }
+	case <-ctx.Done():
+		leave()
+		return nil
+	}
 }
 
 // Causes of a run's stop.

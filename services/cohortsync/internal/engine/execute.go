@@ -2,6 +2,8 @@ package engine
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -37,8 +39,10 @@ type execution struct {
 	cohort  store.Cohort
 	dest    *Destination
 	segment channel.Segment
-	fatal   *clevertap.Error
-	last    *clevertap.Error
+	// key names the segment whatever way leads there.
+	key   string
+	fatal *clevertap.Error
+	last  *clevertap.Error
 }
 
 // Traceparent is the W3C form of the span in ctx; empty when there is none.
@@ -136,21 +140,31 @@ func (x *execution) execute() (err error) {
 	default:
 		return x.end(store.Finish{State: store.Failed, Reason: "CONNECTOR_UNAVAILABLE", ReasonText: publicText(err), KeepLedger: true})
 	}
+	known := x.segment.CohortID
 	if _, lists := x.dest.Channel.(channel.Publisher); lists {
 		// A list is known by its name: under a new one it has to be put again.
-		x.dest.Fingerprint ^= xxhash.Sum64String(x.segment.Name) << 8
+		known = x.segment.Name
+		x.dest.Fingerprint ^= xxhash.Sum64String(known) << 8
 	}
+	key := sha256.Sum256([]byte(x.dest.Place + "\x00" + x.dest.Channel.Name() + "\x00" + known))
+	x.key = hex.EncodeToString(key[:])
 	sp.SetAttributes(attribute.String("cohortbridge.channel", x.dest.Channel.Name()))
+	if done := x.turnAt(x.stop, x.key); done != nil {
+		defer done()
+	} else if x.run.Plan == nil {
+		return x.endInterrupted(x.stop.Err())
+	}
 
 	if x.run.Plan == nil {
 		done, err := x.prepare()
 		if err != nil || done {
 			return err
 		}
-	} else if x.run.Plan.Channel != x.dest.Channel.Name() {
-		// The plan's records are in another channel's form.
+	} else if p := x.run.Plan; p.Channel != x.dest.Channel.Name() || p.Segment != "" && p.Segment != x.key {
+		// The plan's records are in another channel's form, or the rest of them
+		// would go to another segment than the first.
 		x.halt(errBroken)
-		return x.confirm("CONNECTOR_CHANGED", "the connector's channel changed during the run")
+		return x.confirm("CONNECTOR_CHANGED", "the connector's channel or destination changed during the run")
 	}
 	if err := x.deliver(); err != nil {
 		return err
@@ -245,6 +259,9 @@ func (x *execution) end(f store.Finish) error {
 		if err := x.store.SaveRun(x.write(), x.lease, x.run); err != nil {
 			return err
 		}
+	}
+	if x.run.Plan != nil {
+		f.Segment = x.run.Plan.Segment
 	}
 	r, err := x.store.FinishRun(x.write(), x.lease, f, x.cfg.Now(), x.cfg.KeepRuns)
 	if err != nil {

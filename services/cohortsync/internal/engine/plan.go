@@ -32,14 +32,19 @@ func (x *execution) plan(res *cohort.Result) (blocked string, err error) {
 		return "", err
 	}
 	traits := x.dest.Channel.Traits()
-	p := &planner{execution: x, traits: traits, skips: map[string]*roaring64.Bitmap{}, builders: map[channel.Op]*builder{}}
+	p := &planner{execution: x, traits: traits, sent: sent, skips: map[string]*roaring64.Bitmap{}, builders: map[channel.Op]*builder{}}
 	p.skips[skipAnonymous] = roaring64.AndNot(res.Users, res.Members)
 
 	now := x.cfg.Now()
 	stale := !led.Confirmed.IsZero() && now.Sub(led.Confirmed) > x.cfg.SnapshotLife
 	otherChannel := led.Fingerprint != 0 && led.Fingerprint&0xff != x.dest.Fingerprint&0xff
 	again := x.sync.Mode == store.OneTime && x.sync.State == store.SyncCompleted
-	x.run.Full = x.run.Full || led.NeedsFull || stale || otherChannel || again
+	// The ledger is that of a segment as long as nobody else writes to it.
+	writer, err := x.store.LastWriter(ctx, x.key)
+	if err != nil {
+		return "", err
+	}
+	x.run.Full = x.run.Full || led.NeedsFull || stale || otherChannel || again || writer != x.sync.ID
 
 	var change diff.Change
 	switch {
@@ -84,6 +89,7 @@ type planner struct {
 	index     int
 	queue     []store.Batch
 	skips     map[string]*roaring64.Bitmap
+	sent      *roaring64.Bitmap
 	unchanged int64
 	totals    store.Totals
 	block     *ledger.View
@@ -308,7 +314,8 @@ func (p *planner) skip(user uint64, reason string, change diff.Change) error {
 		p.skips[reason] = roaring64.New()
 	}
 	p.skips[reason].Add(user)
-	if !change.Check.Contains(user) {
+	// A full run that does not replace the segment takes them out by name as well.
+	if !change.Check.Contains(user) && (!p.run.Full || p.traits.FullReplaces || !p.sent.Contains(user)) {
 		return nil
 	}
 	e, err := p.sentEntry(user)
@@ -386,7 +393,7 @@ func (p *planner) finish(res *cohort.Result, sp trace.Span) error {
 		}
 	}
 	p.run.Totals = t
-	p.run.Plan = &store.Plan{RemovesFirst: overlap, ProfileSeq: res.ProfileSeq, Fingerprint: p.dest.Fingerprint, Channel: p.dest.Channel.Name(), Pages: p.pages}
+	p.run.Plan = &store.Plan{RemovesFirst: overlap, ProfileSeq: res.ProfileSeq, Fingerprint: p.dest.Fingerprint, Channel: p.dest.Channel.Name(), Pages: p.pages, Segment: p.key}
 	sp.SetAttributes(attribute.Int("cohortbridge.batches", p.index), attribute.Bool("cohortbridge.removes_first", overlap))
 	return p.save(store.Delivering)
 }

@@ -176,6 +176,8 @@ type Plan struct {
 	Channel string `json:"channel"`
 	// Pages is the number of batches by operation; their pages count from 1.
 	Pages map[channel.Op]int `json:"pages"`
+	// Segment is the key of the destination's segment that the plan is for.
+	Segment string `json:"segment,omitempty"`
 }
 
 // Totals are a run's numbers.
@@ -313,6 +315,9 @@ type Finish struct {
 	// Orphans replace the sync's orphans: identifiers that were sent, belong
 	// to no entry any more, and may still be in at the destination.
 	Orphans []ledger.Entry
+	// Segment is the key of the segment the run wrote to, empty when none. If
+	// another sync has become its last writer, nobody is any more: both wrote.
+	Segment string
 	// KeepLedger leaves the ledger state and orphans as they are.
 	KeepLedger bool
 	// SyncState, when not 0, and Pause are the sync's new state.
@@ -414,6 +419,9 @@ type Runs interface {
 	Unattended(ctx context.Context, now, next time.Time) ([]int64, error)
 
 	// SaveRun stores state, full, evaluation, totals, reason, span and trace id, plan and start.
+	// With a plan and the state Delivering, the run's sync becomes the plan's
+	// segment's last writer, and that of no other segment; a run that is not full
+	// gets a Conflict fault if the sync isn't the last writer already.
 	SaveRun(ctx context.Context, l Lease, r Run) error
 	// ClearPlan drops all batches and skips of a run whose plan was not finished.
 	ClearPlan(ctx context.Context, l Lease) error
@@ -447,6 +455,8 @@ type Ledgers interface {
 	// SaveBlocks stores blocks of the lease's sync; empty ones are dropped.
 	// The base is stored only where rewritten says so.
 	SaveBlocks(ctx context.Context, l Lease, sync int64, blocks []ledger.Block, rewritten []bool) error
+	// LastWriter is the sync whose ledger says what is in a segment; 0 when none does.
+	LastWriter(ctx context.Context, segment string) (sync int64, err error)
 	// Orphans are identifiers sent, without an entry, perhaps still in.
 	Orphans(ctx context.Context, sync int64) ([]ledger.Entry, error)
 }

@@ -84,9 +84,11 @@ func (c Connectors) Resolve(ctx context.Context, project, connector int64) (*eng
 			return nil, err
 		}
 		cfg.Account = acct
+		d.Place = acct.ID + "\x00" + acct.PartnerURL
 		d.Channel = channel.NewPartner(cfg)
 	case registryv1.CleverTap_CHANNEL_CUSTOM_LIST:
 		cfg.Account = acct
+		d.Place = d.Account
 		d.Channel = channel.NewCustomList(cfg)
 	default:
 		return nil, fault.New(fault.Invalid, "CONNECTOR_UNSUPPORTED", "the connector's channel is one this version can't deliver through")

@@ -238,6 +238,11 @@ func (s *Store) FinishRun(ctx context.Context, l store.Lease, f store.Finish, no
 		if _, err := tx.ExecContext(ctx, `UPDATE batches SET records = NULL WHERE run_id = $1 AND records IS NOT NULL`, l.RunID); err != nil {
 			return err
 		}
+		if f.Segment != "" {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM segments WHERE key = $1 AND sync_id <> $2`, f.Segment, out.SyncID); err != nil {
+				return err
+			}
+		}
 		if f.SyncState != 0 {
 			if err := setSyncState(ctx, tx, out.SyncID, f.SyncState, f.Pause); err != nil {
 				return err

@@ -3,8 +3,11 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
+	"errors"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
+
+	"github.com/cohortbridge/cohortbridge/platform/fault"
 
 	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/ledger"
 	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/store"
@@ -106,6 +109,37 @@ func putDetail(ctx context.Context, tx *sql.Tx, sync, block int64, kind int, dat
 		return err
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO ledger_details (sync_id, block, kind, data) VALUES ($1, $2, $3, $4) ON CONFLICT (sync_id, block, kind) DO UPDATE SET data = excluded.data`, sync, block, kind, data)
+	return err
+}
+
+// LastWriter implements store.Ledgers.
+func (s *Store) LastWriter(ctx context.Context, segment string) (int64, error) {
+	return lastWriter(s.db.Read().QueryRowContext(ctx, lastWriterQuery, segment))
+}
+
+const lastWriterQuery = `SELECT sync_id FROM segments WHERE key = $1`
+
+func lastWriter(r scanner) (sync int64, _ error) {
+	err := r.Scan(&sync)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
+	}
+	return sync, err
+}
+
+// setLastWriter makes a run's sync its segment's last writer, and that of no other.
+func setLastWriter(ctx context.Context, tx *sql.Tx, segment string, sync int64, full bool) error {
+	last, err := lastWriter(tx.QueryRowContext(ctx, lastWriterQuery, segment))
+	switch {
+	case err != nil || last == sync:
+		return err
+	case !full:
+		return fault.New(fault.Conflict, "SEGMENT_CHANGED", "another sync wrote to the segment")
+	}
+	if _, err := tx.ExecContext(ctx, `DELETE FROM segments WHERE key = $1 OR sync_id = $2`, segment, sync); err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO segments (key, sync_id) VALUES ($1, $2)`, segment, sync)
 	return err
 }
 

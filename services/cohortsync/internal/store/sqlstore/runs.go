@@ -245,6 +245,11 @@ func (s *Store) SaveRun(ctx context.Context, l store.Lease, r store.Run) error {
 		}
 	}
 	return s.leased(ctx, l, func(tx *sql.Tx) error {
+		if r.State == store.Delivering && r.Plan != nil && r.Plan.Segment != "" {
+			if err := setLastWriter(ctx, tx, r.Plan.Segment, r.SyncID, r.Full); err != nil {
+				return err
+			}
+		}
 		_, err := tx.ExecContext(ctx, `UPDATE runs SET state = $1, is_full = $2, evaluation = $3, totals = $4, plan = $5, reason = $6, reason_text = $7, span = $8, trace_id = $9, started = $10 WHERE id = $11`,
 			r.State, flag(r.Full), eval, totals, plan, r.Reason, r.ReasonText, r.Span, r.TraceID, micros(r.Started), l.RunID)
 		return err
