@@ -6,8 +6,9 @@ import "sync"
 // generations of at most size ids each: an id that is used moves to the young
 // one, and when that is full the old one is dropped. Safe for concurrent use.
 //
-// A number, once given to an id, stays (but for an alias in LEGACY projects,
-// which Put overwrites), so a cached answer is never wrong for storing events.
+// A number, once given to an id, stays, but for an alias in LEGACY projects and a
+// partner id that another user takes over: Resolver.Update puts those in the order
+// of the transactions, so a cached answer is never wrong for storing events.
 // The canonical number beside it may be out of date: it only saves work.
 type Cache struct {
 	size       int

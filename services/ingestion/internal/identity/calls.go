@@ -178,42 +178,175 @@ func PossibleID(value string) bool {
 	return value != "" && len(value) <= event.MaxText && !event.Banned([]byte(value))
 }
 
-// Partner makes value, written into a partner property of canonical user no, an
-// alias of that user. hasProfile tells whether a user has a profile, as the
-// caller's transaction sees it. It returns false, and counts a warning, when the
-// value is somebody else's.
-func (s *Session) Partner(value string, no uint64, hasProfile func(uint64) (bool, error)) (bool, error) {
-	if !PossibleID(value) {
-		return false, s.tx.Warn(WarnPartnerID, s.now)
+// PartnerIDs are the partner ids of a profile by their property.
+func PartnerIDs(p profile.Properties) map[string]string {
+	ids := map[string]string{}
+	for _, name := range PartnerProperties {
+		if v, ok := p.ID(name); ok {
+			ids[name] = v
+		}
 	}
+	return ids
+}
+
+// SetPartners follows a change of the partner properties of canonical user no from
+// before to what the profile holds now: a new value becomes an alias of the user,
+// or is noted as a conflict and counted as a warning when it is somebody else's; a
+// value that is no longer held goes to a user who waits for it. written says
+// whether a property was written again, which asks again for a value in conflict.
+func (s *Session) SetPartners(no uint64, before map[string]string, written func(name string) bool) error {
+	props, err := s.profile(no)
+	if err != nil {
+		return err
+	}
+	after := PartnerIDs(props)
+	for _, name := range PartnerProperties {
+		v, set := after[name]
+		old, was := before[name]
+		same := v == old && set == was
+		if same && (!set || !PossibleID(v) || !written(name)) {
+			continue
+		}
+		if same {
+			row, err := s.Get(v)
+			if err != nil {
+				return err
+			}
+			if row != nil && row.Canonical == no {
+				continue
+			}
+		}
+		if err := s.setPartner(no, name, v, set, !same); err != nil {
+			return err
+		}
+	}
+	for _, name := range PartnerProperties {
+		if old, was := before[name]; was && after[name] != old {
+			if err := s.release(old); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Session) setPartner(no uint64, name, value string, set, warn bool) error {
+	waits, kind := "", ""
+	switch {
+	case !set:
+	case !PossibleID(value):
+		kind = WarnPartnerID
+	default:
+		own, err := s.claim(value, no)
+		if err != nil {
+			return err
+		}
+		if !own {
+			waits, kind = value, WarnPartnerAlias
+		}
+	}
+	if err := s.tx.SetConflict(no, name, waits); err != nil || !warn || kind == "" {
+		return err
+	}
+	return s.tx.Warn(kind, s.now)
+}
+
+// claim makes value an alias of canonical user no, unless it is somebody else's.
+func (s *Session) claim(value string, no uint64) (own bool, err error) {
 	row, err := s.Get(value)
 	switch {
 	case err != nil:
 		return false, err
-	case row == nil:
-		if s.system == project.Original && !s.room(no) {
-			return false, s.tx.Warn(WarnPartnerAlias, s.now)
-		}
-		return true, s.alias(value, no, ledger.PartnerAlias)
-	case row.Canonical == no:
+	case row != nil && row.Canonical == no:
 		return true, nil
-	}
-	// Known already. A bare id (events, but no profile and no other id) is the
-	// partner's own traffic that came before: it becomes the user's.
-	if row.Reason == ledger.FirstSeen && row.Canonical == row.UserNo {
+	case s.system == project.Original && !s.room(no):
+		return false, nil
+	case row == nil:
+		return true, s.alias(value, no, ledger.PartnerAlias)
+	case row.Reason == ledger.PartnerAlias:
+		held, err := s.holds(row.Canonical, value)
+		if err != nil || held {
+			return false, err
+		}
+		return true, s.take(value, no)
+	case row.Reason == ledger.FirstSeen && row.Canonical == row.UserNo:
+		// A bare id (events, but no profile and no other id) is the partner's own
+		// traffic that came before: it becomes the user's.
 		users, err := s.tx.Users([]uint64{row.Canonical})
-		if err != nil {
+		if err != nil || users[row.Canonical].IDs > 1 {
 			return false, err
 		}
-		has, err := hasProfile(row.Canonical)
-		if err != nil {
+		props, err := s.profile(row.Canonical)
+		if err != nil || len(props) > 0 {
 			return false, err
 		}
-		if users[row.Canonical].IDs == 1 && !has && (s.system != project.Original || s.room(no)) {
-			return true, s.merge(row.Canonical, no, ledger.PartnerAlias)
+		return true, s.merge(row.Canonical, no, ledger.PartnerAlias)
+	}
+	return false, nil
+}
+
+// release gives a partner id that its user no longer holds to the first user who
+// waits for it. Without one it stays where it is until somebody claims it.
+func (s *Session) release(value string) error {
+	row, err := s.Get(value)
+	if err != nil || row == nil || row.Reason != ledger.PartnerAlias {
+		return err
+	}
+	if held, err := s.holds(row.Canonical, value); err != nil || held {
+		return err
+	}
+	list, err := s.tx.Waiting(value)
+	if err != nil {
+		return err
+	}
+	for _, w := range list {
+		held, err := s.holds(w.UserNo, value)
+		if err != nil {
+			return err
+		}
+		if !held || s.system == project.Original && !s.room(w.UserNo) {
+			continue
+		}
+		for _, same := range list {
+			if same.UserNo == w.UserNo {
+				if err := s.tx.SetConflict(w.UserNo, same.Property, ""); err != nil {
+					return err
+				}
+			}
+		}
+		return s.take(value, w.UserNo)
+	}
+	return nil
+}
+
+// take makes a partner id one of user no's from now on.
+func (s *Session) take(value string, no uint64) error {
+	row := s.ids[value]
+	row.UserNo, row.Canonical, row.At = no, no, s.now
+	return s.tx.Repoint(value, no, ledger.PartnerAlias, s.now)
+}
+
+// holds reports whether a partner property of the user has the value.
+func (s *Session) holds(no uint64, value string) (bool, error) {
+	props, err := s.profile(no)
+	if err != nil {
+		return false, err
+	}
+	for _, v := range PartnerIDs(props) {
+		if v == value {
+			return true, nil
 		}
 	}
-	return false, s.tx.Warn(WarnPartnerAlias, s.now)
+	return false, nil
+}
+
+// storedProfile is the profile as the transaction has it.
+func (s *Session) storedProfile(no uint64) (profile.Properties, error) {
+	rows, err := s.tx.Profiles([]uint64{no})
+	if err != nil {
+		return nil, err
+	}
+	return profile.Parse(rows[no].Props)
 }
 
 func (s *Session) room(no uint64) bool {

@@ -5,10 +5,12 @@ package identity
 import (
 	"context"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/profile"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
 )
 
@@ -51,6 +53,7 @@ type Resolver struct {
 	ledger ledger.Ledger
 	cache  *Cache
 	now    project.Clock
+	locks  sync.Map // project id → *sync.Mutex, held from a transaction's begin until the cache knows it
 }
 
 // NewResolver makes a resolver over a ledger with a cache in front.
@@ -123,10 +126,8 @@ func (r *Resolver) Resolve(ctx context.Context, events []*event.Event) error {
 		if err != nil {
 			return err
 		}
-		var s *Session
 		var undo []func()
-		err = r.ledger.Update(ctx, p.ID, func(tx ledger.Tx) error {
-			s = NewSession(tx, system, r.now())
+		err = r.Update(ctx, p.ID, system, func(_ ledger.Tx, s *Session) error {
 			undo, err = s.events(list)
 			return err
 		})
@@ -136,13 +137,30 @@ func (r *Resolver) Resolve(ctx context.Context, events []*event.Event) error {
 			}
 			return err
 		}
-		r.Remember(p.ID, s)
 	}
 	return nil
 }
 
-// Remember puts what a committed session learned into the cache.
-func (r *Resolver) Remember(projectID int64, s *Session) {
+// Update runs fn in one ledger transaction. The cache learns of the transactions
+// of a project in their order: an id that was taken over stays with its new user.
+func (r *Resolver) Update(ctx context.Context, projectID int64, system project.IdentitySystem, fn func(ledger.Tx, *Session) error) error {
+	l, _ := r.locks.LoadOrStore(projectID, new(sync.Mutex))
+	lock, _ := l.(*sync.Mutex)
+	lock.Lock()
+	defer lock.Unlock()
+	var s *Session
+	err := r.ledger.Update(ctx, projectID, func(tx ledger.Tx) error {
+		s = newSession(tx, system, r.now())
+		return fn(tx, s)
+	})
+	if err == nil {
+		r.remember(projectID, s)
+	}
+	return err
+}
+
+// remember puts what a committed session learned into the cache.
+func (r *Resolver) remember(projectID int64, s *Session) {
 	r.cache.mu.Lock()
 	defer r.cache.mu.Unlock()
 	for id, row := range s.ids {
@@ -159,12 +177,19 @@ type Session struct {
 	system project.IdentitySystem
 	now    time.Time
 	ids    map[string]*ledger.ID // nil: known to be unknown
+
+	profile func(no uint64) (profile.Properties, error)
 }
 
-// NewSession starts a session in a transaction.
-func NewSession(tx ledger.Tx, system project.IdentitySystem, now time.Time) *Session {
-	return &Session{tx: tx, system: system, now: now, ids: map[string]*ledger.ID{}}
+func newSession(tx ledger.Tx, system project.IdentitySystem, now time.Time) *Session {
+	s := &Session{tx: tx, system: system, now: now, ids: map[string]*ledger.ID{}}
+	s.profile = s.storedProfile
+	return s
 }
+
+// ReadProfiles makes the session see profiles as a caller has them who has not
+// written them yet; read returns no properties for a user without a profile.
+func (s *Session) ReadProfiles(read func(no uint64) (profile.Properties, error)) { s.profile = read }
 
 // Load reads ids that will be needed, in one go.
 func (s *Session) Load(ids []string) error {
@@ -317,6 +342,10 @@ func (s *Session) alias(id string, canonical uint64, r ledger.Reason) error {
 
 // merge makes user from part of user into, and corrects what the session knows.
 func (s *Session) merge(from, into uint64, r ledger.Reason) error {
+	props, err := s.profile(from)
+	if err != nil {
+		return err
+	}
 	if err := s.tx.Merge(from, into, r, s.now); err != nil {
 		return err
 	}
@@ -326,6 +355,28 @@ func (s *Session) merge(from, into uint64, r ledger.Reason) error {
 			if row.UserNo == from && row.Reason == ledger.FirstSeen {
 				row.Reason = r
 			}
+		}
+	}
+	had := PartnerIDs(props)
+	if len(had) == 0 {
+		return nil
+	}
+	// What was carried over is now asked for by the other user; the rest is free.
+	if props, err = s.profile(into); err != nil {
+		return err
+	}
+	has := PartnerIDs(props)
+	for _, name := range PartnerProperties {
+		v, was := had[name]
+		switch {
+		case !was:
+		case has[name] == v:
+			err = s.setPartner(into, name, v, true, false)
+		default:
+			err = s.release(v)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -25,10 +25,9 @@ func (in *Ingester) Update(ctx context.Context, p *project.Project, updates []*p
 	if err != nil {
 		return 0, nil, err
 	}
-	var s *identity.Session
-	err = in.ledger.Update(ctx, p.ID, func(tx ledger.Tx) error {
-		s = identity.NewSession(tx, system, in.now())
+	err = in.resolver.Update(ctx, p.ID, system, func(tx ledger.Tx, s *identity.Session) error {
 		b := &profileBatch{tx: tx, ids: s, now: in.now(), rows: map[uint64]*profileRow{}}
+		s.ReadProfiles(b.props)
 		if err := b.load(updates); err != nil {
 			return err
 		}
@@ -47,7 +46,6 @@ func (in *Ingester) Update(ctx context.Context, p *project.Project, updates []*p
 	if err != nil {
 		return 0, nil, err
 	}
-	in.resolver.Remember(p.ID, s)
 	span.SetAttributes(attribute.Int("cohortbridge.updates.applied", applied))
 	return applied, failures, nil
 }
@@ -155,53 +153,32 @@ func (b *profileBatch) apply(u *profile.Update) (applied bool, failures []*event
 	}
 	if u.Delete {
 		if row.exists {
+			before := identity.PartnerIDs(row.props)
 			row.props, row.exists, row.changed = profile.Properties{}, false, true
+			err = b.ids.SetPartners(id.Canonical, before, u.Writes)
 		}
-		return true, nil, nil
+		return true, nil, err
 	}
 	if !row.exists && !u.Creates() {
 		return true, nil, nil
 	}
-	before := partnerIDs(row.props)
+	before := identity.PartnerIDs(row.props)
 	changed, failures := u.Apply(row.props, b.now)
 	if changed {
 		row.exists, row.changed = len(row.props) > 0, true
 	}
-	for _, name := range identity.PartnerProperties {
-		v, ok := row.props.ID(name)
-		if old, was := before[name]; v == old && ok == was {
-			continue
-		}
-		own := true
-		if ok {
-			if own, err = b.ids.Partner(v, id.Canonical, b.hasProfile); err != nil {
-				return false, nil, err
-			}
-		}
-		if err := b.tx.SetConflict(id.Canonical, name, !own); err != nil {
-			return false, nil, err
-		}
+	if err := b.ids.SetPartners(id.Canonical, before, u.Writes); err != nil {
+		return false, nil, err
 	}
 	return changed || len(failures) == 0, failures, nil
 }
 
-// partnerIDs are the partner ids of a profile by their property.
-func partnerIDs(p profile.Properties) map[string]string {
-	ids := map[string]string{}
-	for _, name := range identity.PartnerProperties {
-		if v, ok := p.ID(name); ok {
-			ids[name] = v
-		}
-	}
-	return ids
-}
-
-func (b *profileBatch) hasProfile(no uint64) (bool, error) {
+func (b *profileBatch) props(no uint64) (profile.Properties, error) {
 	r, err := b.row(no)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	return r.exists, nil
+	return r.props, nil
 }
 
 func (b *profileBatch) store() error {

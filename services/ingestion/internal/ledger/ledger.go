@@ -33,7 +33,7 @@ type ID struct {
 	// DistinctID is the id itself.
 	DistinctID string
 	// UserNo is the number its events are stored under; it never changes, but for
-	// an alias in a LEGACY project.
+	// an alias in a LEGACY project and a partner id that another user takes over.
 	UserNo uint64
 	// Canonical is the number of the user it belongs to now.
 	Canonical uint64
@@ -76,7 +76,7 @@ type Change struct {
 	Props []byte
 }
 
-// Member is one canonical user with the profile and partner state.
+// Member is one canonical user with the profile.
 type Member struct {
 	// UserNo and DistinctID are the canonical user's.
 	UserNo     uint64
@@ -85,8 +85,13 @@ type Member struct {
 	Props []byte
 	// Updated is when the profile last changed.
 	Updated time.Time
-	// Conflict says the asked partner property holds a value of another user.
-	Conflict bool
+}
+
+// Waiting is a user whose partner property holds a value of another user.
+type Waiting struct {
+	// UserNo and Property are the user's.
+	UserNo   uint64
+	Property string
 }
 
 // Cluster is a user with all ids.
@@ -135,7 +140,7 @@ type Ledger interface {
 	Cluster(ctx context.Context, projectID int64, id string) (*Cluster, error)
 	// Members reads canonical users in ascending order of nos, which must be
 	// sorted; merged-away and unknown numbers are left out. At most 1,000 nos.
-	Members(ctx context.Context, projectID int64, nos []uint64, partnerProperty string) ([]Member, error)
+	Members(ctx context.Context, projectID int64, nos []uint64) ([]Member, error)
 	// Profiles pages through profiles with user number > after, ascending.
 	Profiles(ctx context.Context, projectID int64, after uint64, limit int) ([]Member, error)
 	// Names returns for each number the number and distinct id of its canonical user.
@@ -179,7 +184,7 @@ type Tx interface {
 	// AddAlias makes an unknown id one of canonical user no's.
 	AddAlias(id string, no uint64, r Reason, at time.Time) (ID, error)
 	// Repoint makes a known id one of user no's from now on, without its earlier
-	// events (LEGACY). The user it had keeps them.
+	// events. The user it had keeps them; both get the next sequence.
 	Repoint(id string, no uint64, r Reason, at time.Time) error
 	// Merge makes every number of canonical user from one of canonical user into,
 	// and gives each of them and into the next sequence.
@@ -190,9 +195,11 @@ type Tx interface {
 	PutProfiles(p []Profile) error
 	// DeleteProfiles removes profiles and gives each user the next sequence.
 	DeleteProfiles(nos []uint64) error
-	// SetConflict notes, or with conflict false forgets, that the partner property
+	// SetConflict notes, or with an empty value forgets, that the partner property
 	// of a user holds a value that belongs to another user.
-	SetConflict(no uint64, property string, conflict bool) error
+	SetConflict(no uint64, property, value string) error
+	// Waiting lists who waits for a value, by user number.
+	Waiting(value string) ([]Waiting, error)
 	// Warn counts a warning.
 	Warn(kind string, at time.Time) error
 	// Group and PutGroup read and write a group profile; nil deletes it.

@@ -142,6 +142,12 @@ func (u *Update) Creates() bool {
 	return !u.Delete && len(u.Set)+len(u.SetOnce)+len(u.Add)+len(u.Append)+len(u.Union) > 0
 }
 
+// Writes reports whether the update sets a property.
+func (u *Update) Writes(name string) bool {
+	is := func(p Property) bool { return p.Name == name }
+	return slices.ContainsFunc(u.Set, is) || slices.ContainsFunc(u.SetOnce, is)
+}
+
 // Empty reports whether there is no operation.
 func (u *Update) Empty() bool {
 	return !u.Delete && !u.Creates() && len(u.Remove)+len(u.Unset) == 0

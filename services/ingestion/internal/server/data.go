@@ -156,7 +156,7 @@ func (s *Data) GetProfile(ctx context.Context, req *ingestionv1.GetProfileReques
 	if !ok {
 		return nil, missing
 	}
-	list, err := s.Ledger.Members(ctx, id, []uint64{row.Canonical}, "")
+	list, err := s.Ledger.Members(ctx, id, []uint64{row.Canonical})
 	if err != nil {
 		return nil, err
 	}

@@ -125,15 +125,13 @@ func (s *Evaluation) ResolveMembers(req *ingestionv1.ResolveMembersRequest, stre
 	it := bm.ManyIterator()
 	nos := make([]uint64, memberChunk)
 	for n := it.NextMany(nos); n > 0; n = it.NextMany(nos) {
-		rows, err := s.Ledger.Members(stream.Context(), id, nos[:n], partner)
+		rows, err := s.Ledger.Members(stream.Context(), id, nos[:n])
 		if err != nil {
 			return err
 		}
-		out := &ingestionv1.ResolveMembersResponse{Members: make([]*ingestionv1.Member, len(rows))}
-		for i := range rows {
-			if out.Members[i], err = member(&rows[i], partner, req.GetColumns()); err != nil {
-				return err
-			}
+		out := &ingestionv1.ResolveMembersResponse{}
+		if out.Members, err = s.members(stream.Context(), id, rows, partner, req.GetColumns()); err != nil {
+			return err
 		}
 		if err := stream.Send(out); err != nil {
 			return err
@@ -142,24 +140,40 @@ func (s *Evaluation) ResolveMembers(req *ingestionv1.ResolveMembersRequest, stre
 	return nil
 }
 
-func member(m *ledger.Member, partner string, columns []string) (*ingestionv1.Member, error) {
-	props, err := profile.Parse(m.Props)
+// members resolves partner ids. A distinct id belongs to one user, and only its
+// owner is delivered under it: no two users share an identifier.
+func (s *Evaluation) members(ctx context.Context, projectID int64, rows []ledger.Member, partner string, columns []string) ([]*ingestionv1.Member, error) {
+	props := make([]profile.Properties, len(rows))
+	var values []string
+	for i := range rows {
+		var err error
+		if props[i], err = profile.Parse(rows[i].Props); err != nil {
+			return nil, err
+		}
+		if v, ok := props[i].ID(partner); ok && identity.PossibleID(v) {
+			values = append(values, v)
+		}
+	}
+	owners, err := s.Ledger.IDs(ctx, projectID, values)
 	if err != nil {
 		return nil, err
 	}
-	out := &ingestionv1.Member{UserNo: m.UserNo, DistinctId: m.DistinctID, Identified: len(props) > 0, Columns: make([][]byte, len(columns))}
-	if v, ok := props.ID(partner); ok {
-		switch {
-		case !identity.PossibleID(v):
-			out.PartnerIdInvalid = true
-		case m.Conflict:
-			out.PartnerIdConflict = true
-		default:
-			out.PartnerId = v
+	out := make([]*ingestionv1.Member, len(rows))
+	for i, m := range rows {
+		out[i] = &ingestionv1.Member{UserNo: m.UserNo, DistinctId: m.DistinctID, Identified: len(props[i]) > 0, Columns: make([][]byte, len(columns))}
+		if v, ok := props[i].ID(partner); ok {
+			switch {
+			case !identity.PossibleID(v):
+				out[i].PartnerIdInvalid = true
+			case owners[v].Canonical != m.UserNo:
+				out[i].PartnerIdConflict = true
+			default:
+				out[i].PartnerId = v
+			}
 		}
-	}
-	for i, c := range columns {
-		out.Columns[i] = slices.Clip(props[c])
+		for j, c := range columns {
+			out[i].Columns[j] = slices.Clip(props[i][c])
+		}
 	}
 	return out, nil
 }

@@ -29,6 +29,7 @@ func Run(t *testing.T, open Open) {
 		"MergesMoveTheClusterAndItsSequence":  merge,
 		"ProfilesChangeUnderASequence":        profiles,
 		"MembersAreReadDenseAndSparse":        members,
+		"WaitingUsersAreFoundByTheirValue":    waiting,
 		"WarningsAreCountedByKind":            warnings,
 		"GroupsAreWrittenReadAndDeleted":      groups,
 		"ProjectsAreApart":                    apart,
@@ -273,22 +274,13 @@ func members(t *testing.T, open Open) {
 	}
 	f.users(ids...)
 	f.update(1, func(tx ledger.Tx) error {
-		if err := tx.SetConflict(5, "$CleverTap_user_id", true); err != nil {
-			return err
-		}
-		if err := tx.SetConflict(6, "$CleverTap_user_id", true); err != nil {
-			return err
-		}
-		if err := tx.SetConflict(6, "$CleverTap_user_id", false); err != nil {
-			return err
-		}
 		if err := tx.PutProfiles([]ledger.Profile{{UserNo: 2, Props: []byte(`{"a":1}`), Updated: at}}); err != nil {
 			return err
 		}
 		return tx.Merge(7, 2, ledger.DeviceLink, at)
 	})
 	for name, nos := range map[string][]uint64{"dense": {2, 4, 5, 6, 7}, "sparse": {2, 5, 6, 7, 2999, 9999}} {
-		got, err := f.l.Members(f.ctx, 1, nos, "$CleverTap_user_id")
+		got, err := f.l.Members(f.ctx, 1, nos)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -299,7 +291,7 @@ func members(t *testing.T, open Open) {
 		var have []string
 		for _, m := range got {
 			have = append(have, m.DistinctID)
-			if m.Conflict != (m.UserNo == 5) || (m.Props != nil) != (m.UserNo == 2) {
+			if (m.Props != nil) != (m.UserNo == 2) {
 				t.Errorf("%s: %+v", name, m)
 			}
 		}
@@ -307,12 +299,42 @@ func members(t *testing.T, open Open) {
 			t.Errorf("%s: %v, want %v", name, have, want)
 		}
 	}
-	if got, err := f.l.Members(f.ctx, 1, []uint64{5}, "$other"); err != nil || got[0].Conflict {
-		t.Errorf("another property: %+v, %v", got, err)
-	}
-	if got, err := f.l.Members(f.ctx, 1, nil, ""); err != nil || len(got) != 0 {
+	if got, err := f.l.Members(f.ctx, 1, nil); err != nil || len(got) != 0 {
 		t.Errorf("nobody: %v, %v", got, err)
 	}
+}
+
+func waiting(t *testing.T, open Open) {
+	f := begin(t, open)
+	f.users("a", "b", "c", "d")
+	f.update(1, func(tx ledger.Tx) error {
+		for _, c := range []struct {
+			no       uint64
+			property string
+			value    string
+		}{{3, "$p", "x"}, {2, "$p", "x"}, {2, "$q", "x"}, {1, "$p", "x"}, {1, "$p", "y"}, {3, "$p", ""}, {3, "$q", ""}} {
+			if err := tx.SetConflict(c.no, c.property, c.value); err != nil {
+				return err
+			}
+		}
+		for value, want := range map[string][]ledger.Waiting{"x": {{UserNo: 2, Property: "$p"}, {UserNo: 2, Property: "$q"}}, "y": {{UserNo: 1, Property: "$p"}}, "z": nil, "": nil} {
+			if got, err := tx.Waiting(value); err != nil || !slices.Equal(got, want) {
+				t.Errorf("%q: %v, %v, want %v", value, got, err, want)
+			}
+		}
+		if err := tx.DeleteProfiles([]uint64{1}); err != nil {
+			return err
+		}
+		if err := tx.Merge(2, 4, ledger.MergeCall, at); err != nil {
+			return err
+		}
+		for _, value := range []string{"x", "y"} {
+			if got, err := tx.Waiting(value); err != nil || len(got) != 0 {
+				t.Errorf("%q after a deletion and a merge: %v, %v", value, got, err)
+			}
+		}
+		return nil
+	})
 }
 
 func warnings(t *testing.T, open Open) {
@@ -381,6 +403,12 @@ func repoint(t *testing.T, open Open) {
 	f.update(1, func(tx ledger.Tx) error { return tx.Repoint("b", 1, ledger.Alias, at) })
 	if id := f.id("b"); id.UserNo != 1 || id.Reason != ledger.Alias {
 		t.Errorf("%+v", id)
+	}
+	if changed, _ := f.l.ChangedUsers(f.ctx, 1, 0); len(changed) != 2 {
+		t.Errorf("changed %v", changed)
+	}
+	if c, _ := f.l.Cluster(f.ctx, 1, "a"); c.User.IDs != 2 || len(c.IDs) != 2 {
+		t.Errorf("cluster %+v", c)
 	}
 	if names, _ := f.l.Names(f.ctx, 1, []uint64{2}); names[2].DistinctID != "b" {
 		t.Errorf("earlier events moved: %v", names)

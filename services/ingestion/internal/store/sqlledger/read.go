@@ -10,37 +10,36 @@ import (
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
 )
 
-const memberColumns = `SELECT u.user_no, u.distinct_id, p.props, p.updated_ms, c.property IS NOT NULL
+const memberColumns = `SELECT u.user_no, u.distinct_id, p.props, p.updated_ms
 	FROM users u LEFT JOIN profiles p ON p.project_id=u.project_id AND p.user_no=u.user_no
-	LEFT JOIN identifier_conflicts c ON c.project_id=u.project_id AND c.user_no=u.user_no AND c.property=$2
 	WHERE u.project_id=$1 AND u.canonical=u.user_no AND u.user_no `
 
 func scanMember(r *sql.Rows) (m ledger.Member, err error) {
 	var at sql.NullInt64
-	err = r.Scan(&m.UserNo, &m.DistinctID, &m.Props, &at, &m.Conflict)
+	err = r.Scan(&m.UserNo, &m.DistinctID, &m.Props, &at)
 	m.Updated = time.UnixMilli(at.Int64).UTC()
 	return m, err
 }
 
 // Members implements ledger.Ledger.
-func (s *Store) Members(ctx context.Context, projectID int64, nos []uint64, partnerProperty string) ([]ledger.Member, error) {
+func (s *Store) Members(ctx context.Context, projectID int64, nos []uint64) ([]ledger.Member, error) {
 	if len(nos) == 0 {
 		return nil, nil
 	}
 	out := make([]ledger.Member, 0, len(nos))
 	lo, hi := nos[0], nos[len(nos)-1]
-	args := []any{projectID, partnerProperty}
+	args := []any{projectID}
 	query := memberColumns
 	want := map[uint64]bool{}
 	if hi-lo < 4*uint64(len(nos)) {
 		// A dense range: reading it through beats naming every number.
-		query += `BETWEEN $3 AND $4`
+		query += `BETWEEN $2 AND $3`
 		args = append(args, lo, hi)
 		for _, no := range nos {
 			want[no] = true
 		}
 	} else {
-		query += `IN (` + placeholders(3, len(nos)) + `)`
+		query += `IN (` + placeholders(2, len(nos)) + `)`
 		for _, no := range nos {
 			args = append(args, no)
 		}
@@ -58,7 +57,7 @@ func (s *Store) Members(ctx context.Context, projectID int64, nos []uint64, part
 // Profiles implements ledger.Ledger.
 func (s *Store) Profiles(ctx context.Context, projectID int64, after uint64, limit int) ([]ledger.Member, error) {
 	var out []ledger.Member
-	err := each(ctx, s.db.Read(), `SELECT u.user_no, u.distinct_id, p.props, p.updated_ms, false FROM profiles p JOIN users u ON u.project_id=p.project_id AND u.user_no=p.user_no
+	err := each(ctx, s.db.Read(), `SELECT u.user_no, u.distinct_id, p.props, p.updated_ms FROM profiles p JOIN users u ON u.project_id=p.project_id AND u.user_no=p.user_no
 		WHERE p.project_id=$1 AND p.user_no>$2 AND u.canonical=u.user_no ORDER BY p.user_no LIMIT $3`, []any{projectID, after, limit}, func(r *sql.Rows) error {
 		m, err := scanMember(r)
 		out = append(out, m)

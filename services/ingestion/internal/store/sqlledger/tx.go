@@ -97,6 +97,9 @@ func (t *tx) AddAlias(id string, no uint64, r ledger.Reason, at time.Time) (ledg
 
 // Repoint implements ledger.Tx.
 func (t *tx) Repoint(id string, no uint64, r ledger.Reason, at time.Time) error {
+	if _, err := t.q.ExecContext(t.ctx, `UPDATE users SET ids=ids-1, seq=$3 WHERE project_id=$1 AND user_no=(SELECT u.canonical FROM ids i JOIN users u ON u.project_id=i.project_id AND u.user_no=i.user_no WHERE i.project_id=$1 AND i.distinct_id=$2)`, t.p, id, t.nextSeq()); err != nil {
+		return err
+	}
 	if _, err := t.q.ExecContext(t.ctx, `UPDATE ids SET user_no=$3, reason=$4, at_ms=$5 WHERE project_id=$1 AND distinct_id=$2`, t.p, id, no, uint8(r), at.UnixMilli()); err != nil {
 		return err
 	}
@@ -203,13 +206,26 @@ func (t *tx) touch(nos []uint64) (err error) {
 }
 
 // SetConflict implements ledger.Tx.
-func (t *tx) SetConflict(no uint64, property string, conflict bool) error {
-	query := `DELETE FROM identifier_conflicts WHERE project_id=$1 AND user_no=$2 AND property=$3`
-	if conflict {
-		query = `INSERT INTO identifier_conflicts (project_id, user_no, property) VALUES ($1,$2,$3) ON CONFLICT DO NOTHING`
+func (t *tx) SetConflict(no uint64, property, value string) (err error) {
+	if value == "" {
+		_, err = t.q.ExecContext(t.ctx, `DELETE FROM identifier_conflicts WHERE project_id=$1 AND user_no=$2 AND property=$3`, t.p, no, property)
+		return err
 	}
-	_, err := t.q.ExecContext(t.ctx, query, t.p, no, property)
+	_, err = t.q.ExecContext(t.ctx, `INSERT INTO identifier_conflicts (project_id, user_no, property, value) VALUES ($1,$2,$3,$4)
+		ON CONFLICT (project_id, user_no, property) DO UPDATE SET value=excluded.value`, t.p, no, property, value)
 	return err
+}
+
+// Waiting implements ledger.Tx.
+func (t *tx) Waiting(value string) (out []ledger.Waiting, err error) {
+	const query = `SELECT user_no, property FROM identifier_conflicts WHERE project_id=$1 AND value=$2 AND value<>'' ORDER BY user_no, property`
+	err = each(t.ctx, t.q, query, []any{t.p, value}, func(r *sql.Rows) error {
+		var w ledger.Waiting
+		err := r.Scan(&w.UserNo, &w.Property)
+		out = append(out, w)
+		return err
+	})
+	return out, err
 }
 
 // Warn implements ledger.Tx.
