@@ -240,6 +240,9 @@ func (s *Service) schedule(ctx context.Context) {
 // drainCalls is how long calls in flight may go on when the service closes.
 const drainCalls = 7 * time.Second
 
+// lastGrace is how long workers have to notice that their calls were ended.
+const lastGrace = 2 * time.Second
+
 // Close stops taking runs, lets calls in flight finish, records what they
 // confirmed, gives the leases back, and closes the databases; within 10 s.
 func (s *Service) Close(ctx context.Context) error {
@@ -249,9 +252,20 @@ func (s *Service) Close(ctx context.Context) error {
 	if s.started {
 		s.endLoops()
 		s.loops.Wait()
-		t := time.AfterFunc(drainCalls, s.endHard)
+		// What calls in flight confirmed takes some of the time to be recorded.
+		calls := drainCalls
+		if end, ok := ctx.Deadline(); ok {
+			calls = min(calls, time.Until(end)*7/10)
+		}
+		t := time.AfterFunc(calls, s.endHard)
 		defer t.Stop()
-		err = s.queue.Stop(ctx)
+		if err = s.queue.Stop(ctx); err != nil {
+			// Nobody may be at work when the databases close.
+			s.endHard()
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastGrace)
+			defer cancel()
+			err = s.queue.Stop(last)
+		}
 	}
 	return errors.Join(err, s.release())
 }

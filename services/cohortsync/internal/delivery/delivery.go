@@ -74,8 +74,9 @@ type Report struct {
 	Except map[int]Outcome
 	// Attempts counts calls that were tries; Throttled those refused for load.
 	Attempts, Throttled int
-	// Stopped means that trying ended because the context did.
-	Stopped bool
+	// Stopped means that trying ended because the context did; Cut that a call
+	// in flight was ended for it, which is no try.
+	Stopped, Cut bool
 	// Fatal is the refusal that makes further calls pointless, if any.
 	Fatal *clevertap.Error
 	// Last is the last failure, if any.
@@ -111,6 +112,12 @@ func Deliver(stop, hard context.Context, p Policy, l *Limiter, n int, send Send)
 			}
 			r.rest(left, Outcome{Errored, "code_" + strconv.Itoa(clevertap.CodeServerSide)}, n)
 		} else {
+			if hard.Err() != nil && ce.Status == 0 && ce.Class == clevertap.Transient {
+				// We cut the call off ourselves: that says nothing of the destination.
+				r.rest(left, Outcome{Unanswered, ReasonNoAnswer}, n)
+				r.Cut, r.Stopped = true, true
+				return r
+			}
 			r.Last = ce
 			switch ce.Class {
 			case clevertap.Throttled:

@@ -18,6 +18,9 @@ import (
 // done again from its beginning at any point: folding is idempotent, and the
 // end is one transaction. reason, when given, is why the run could not go on.
 func (x *execution) confirm(reason, text string) error {
+	if err := x.leave(); err != nil {
+		return err
+	}
 	cause := context.Cause(x.stop)
 	ctx, sp := tracer.Start(x.write(), "sync.confirm")
 	defer sp.End()
@@ -57,6 +60,9 @@ func (x *execution) confirm(reason, text string) error {
 			pd, ce, err := x.publish(ctx, pub, f)
 			if err != nil {
 				return err
+			}
+			if ce != nil && x.drain.Err() != nil {
+				return errDrained // the next process publishes
 			}
 			// The removals and their numbers in one transaction.
 			if x.run.Totals, err = x.store.Confirm(ctx, x.lease, pd.results, pd.totals); err != nil {
@@ -325,12 +331,12 @@ func (f *folding) window(nos []uint64) error {
 			switch {
 			case h.Op == channel.Remove:
 				if !f.skipRemovals {
-					removals = append(removals, removal{e, o == store.Sent, f.byCall && mayHaveWorked(o, reason)})
+					removals = append(removals, removal{e, o == store.Sent, f.byCall && f.mayHaveWorked(o, reason)})
 				}
 			case o == store.Sent:
 				c := at(e.User)
 				c.set = append(c.set, e)
-			case h.Op == channel.Add && f.byCall && mayHaveWorked(o, reason):
+			case h.Op == channel.Add && f.byCall && f.mayHaveWorked(o, reason):
 				// It may have had its effect: remember the identifier, so that a
 				// leaver is removed, and send the columns again.
 				c := at(e.User)
@@ -446,9 +452,9 @@ func (f *folding) window(nos []uint64) error {
 }
 
 // mayHaveWorked reports whether a call without a confirmation may have had its
-// effect all the same.
-func mayHaveWorked(o store.Outcome, reason string) bool {
-	return o == store.Unknown || o == store.FailedOne && (reason == "destination_error" || reason == "no_answer")
+// effect all the same. A process that is gone may have made it and not told.
+func (f *folding) mayHaveWorked(o store.Outcome, reason string) bool {
+	return o == store.Unknown || o == store.Pending && f.run.Attempts > 1 || o == store.FailedOne && (reason == "destination_error" || reason == "no_answer")
 }
 
 // orphans are identifiers that were sent, have no entry, and are not confirmed

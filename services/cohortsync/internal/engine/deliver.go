@@ -97,7 +97,9 @@ type settled struct {
 	totals store.Totals
 	failed bool
 	report delivery.Report
-	err    error
+	// left says that it was begun and is to be repeated by the next process.
+	left bool
+	err  error
 }
 
 // settleAll records results as they come, several in one transaction when they
@@ -125,6 +127,7 @@ func (x *execution) settleAll(done <-chan settled) (err error) {
 				continue
 			}
 			totals.Add(g.totals)
+			x.left = x.left || g.left
 			if g.result != nil {
 				results = append(results, *g.result)
 			}
@@ -191,9 +194,9 @@ func (x *execution) deliverOne(h store.BatchHead, limiter *delivery.Limiter) (se
 		return x.dest.Channel.Send(ctx, x.segment, m)
 	})
 	s := settle(b, report)
-	if report.Stopped && errors.Is(context.Cause(x.stop), context.Canceled) {
-		s.result = nil // the process is stopping; the batch is repeated by the next
-		s.totals = store.Totals{Calls: s.totals.Calls}
+	if report.Stopped && x.drain.Err() != nil {
+		// The process is stopping; the batch is repeated by the next.
+		s = settled{report: report, totals: store.Totals{Calls: s.totals.Calls}, left: report.Cut || report.Attempts > 0}
 	}
 	sp.SetAttributes(attribute.Int("cohortbridge.batch.attempts", report.Attempts), attribute.Int("cohortbridge.batch.throttled", report.Throttled))
 	if s.failed || report.Fatal != nil {

@@ -145,6 +145,7 @@ var (
 	errLease     = errors.New("lease lost")
 	errBroken    = errors.New("the destination does not answer")
 	errRefused   = errors.New("the destination refused")
+	errDrained   = errors.New("the process stops")
 )
 
 // Cancel stops a run that this process works on, if it does. The caller has
@@ -179,7 +180,7 @@ func (e *Engine) Execute(ctx, hard context.Context, runID int64) error {
 	// The lease is kept while a stopped run still writes down what was confirmed.
 	leaseCtx, endLease := context.WithCancel(context.WithoutCancel(ctx))
 	wg.Go(func() { e.keepLease(leaseCtx, lease, cancel) })
-	x := &execution{Engine: e, run: run, lease: lease, stop: stop, hard: hard, halt: cancel}
+	x := &execution{Engine: e, run: run, lease: lease, drain: ctx, stop: stop, hard: hard, halt: cancel}
 	if run.CancelRequested {
 		cancel(errCancelled)
 	}

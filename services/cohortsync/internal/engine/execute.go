@@ -30,10 +30,13 @@ type execution struct {
 	*Engine
 	run   store.Run
 	lease store.Lease
-	// stop ends when no more should be begun, hard when calls in flight should
-	// end too. halt ends stop with a cause.
-	stop, hard context.Context
-	halt       context.CancelCauseFunc
+	// drain ends when the process stops, stop when no more should be begun, hard
+	// when calls in flight should end too. halt ends stop with a cause.
+	drain, stop, hard context.Context
+	halt              context.CancelCauseFunc
+	// left says that batches were begun and left without a result, for the next
+	// process to repeat.
+	left bool
 
 	sync    store.Sync
 	cohort  store.Cohort
@@ -169,10 +172,22 @@ func (x *execution) execute() (err error) {
 	if err := x.deliver(); err != nil {
 		return err
 	}
-	if x.interrupted() && !errors.Is(context.Cause(x.stop), errCancelled) && x.fatal == nil && !errors.Is(context.Cause(x.stop), errBroken) {
-		return context.Cause(x.stop)
-	}
 	return x.confirm("", "")
+}
+
+// leave is the cause why the run is not to be ended here but taken up again by
+// the next process; nil when it may be ended.
+func (x *execution) leave() error {
+	cause := context.Cause(x.stop)
+	over := cause == nil || x.fatal != nil || errors.Is(cause, errCancelled) || errors.Is(cause, errBroken) || errors.Is(cause, errRefused)
+	switch {
+	case !over:
+		return cause
+	case x.left:
+		// Ending it would forget that those calls may have had their effect.
+		return errDrained
+	}
+	return nil
 }
 
 // interrupted reports whether the run has been asked to stop, for any cause.
