@@ -107,6 +107,42 @@ func TestProfileModifiersAndMismatches(t *testing.T) {
 	}
 }
 
+func TestAnUpdateWithoutEffectNamesWhatIsWrong(t *testing.T) {
+	h := newHarness(t)
+	const list = "$set, $set_once, $add, $append, $union, $remove, $unset, $delete"
+	for _, c := range []struct {
+		endpoint             ingestionv1.IngestRawRequest_Endpoint
+		body, field, message string
+	}{
+		{engage, `{}`, "$distinct_id", "missing"},
+		{engage, `{"$token":"tok-1"}`, "$distinct_id", "missing"},
+		{engage, `{"$token":"tok-1","$sett":{"a":1}}`, "$distinct_id", "missing"},
+		{engage, `{"$distinct_id":"u"}`, "$token", "missing"},
+		{engage, `{"$distinct_id":"u","$sett":{"a":1}}`, "$token", "missing"},
+		{engage, `{"$distinct_id":"u","$set":{"a":1}}`, "$token", "missing"},
+		{engage, `{"$token":"tok-1","$distinct_id":"u","$ip":"0","$time":1}`, "$", "no operation; one of " + list + " is required"},
+		{engage, `{"$token":"tok-1","$distinct_id":"u","$ip":"0","$sett":{"a":1}}`, "$sett", "not an operation; one of " + list + " is required"},
+		{engage, `{"$token":"tok-1","$distinct_id":"u","set":{"a":1}}`, "set", "not an operation; one of " + list + " is required"},
+		{engage, `{"$token":"tok-1","$distinct_id":"u","$set":{}}`, "$set", "names no property"},
+		{groups, `{"$token":"tok-1","$set":{"a":1}}`, "$group_key", "$group_key and $group_id are required"},
+	} {
+		message := "'" + c.field + "' is invalid: " + c.message
+		for query, want := range map[string]string{
+			"strict=1":  fmt.Sprintf(`"field":%q,"message":%q`, c.field, message),
+			"verbose=1": fmt.Sprintf(`"error":%q`, message),
+		} {
+			r := h.raw(&ingestionv1.IngestRawRequest{Endpoint: c.endpoint, RawQuery: query, ContentType: "application/json", Body: []byte(c.body)})
+			if !strings.Contains(string(r.GetBody()), want) {
+				t.Errorf("%s %s: answered %s, want %s", query, c.body, r.GetBody(), want)
+			}
+		}
+	}
+	r := h.raw(&ingestionv1.IngestRawRequest{Endpoint: engage, RawQuery: "strict=1", ContentType: "application/json", Body: []byte(`{"$token":"tok-1","$distinct_id":"u","$new":1,"$set":{"a":1}}`)})
+	if r.GetStatus() != 200 {
+		t.Errorf("an unknown key beside an operation: %s", r.GetBody())
+	}
+}
+
 func TestGroupsKeepTheirProfilesApartFromUsers(t *testing.T) {
 	h := newHarness(t)
 	r := h.raw(&ingestionv1.IngestRawRequest{Endpoint: groups, ContentType: "application/json", Body: toJSON(t, []props{{"$token": "tok-1", "$group_key": "company", "$group_id": "acme", "$set": props{"size": 5}}})})

@@ -365,6 +365,10 @@ func asFault(err error) error {
 	return err
 }
 
+func noToken(index int) *event.Failure {
+	return &event.Failure{Index: index, Field: "$token", Message: "'$token' is invalid: missing"}
+}
+
 func (in *Ingester) profiles(ctx context.Context, r *wire.Request, payload *wire.Payload) (*wire.Response, error) {
 	var updates []*profile.Update
 	var failures []*event.Failure
@@ -372,10 +376,12 @@ func (in *Ingester) profiles(ctx context.Context, r *wire.Request, payload *wire
 		u := &profile.Update{Index: i}
 		f, err := profile.Decode(dec, u)
 		switch {
+		case err == nil && r.Endpoint == wire.Groups && (u.GroupKey == "" || u.GroupID == "") && (f == nil || f.Field == "$distinct_id"):
+			failures = append(failures, &event.Failure{Index: i, Field: "$group_key", Message: "'$group_key' is invalid: $group_key and $group_id are required"})
+		case f != nil && u.Token == "" && u.Empty() && u.DistinctID != "":
+			failures = append(failures, noToken(i))
 		case f != nil:
 			failures = append(failures, f)
-		case err == nil && r.Endpoint == wire.Groups && (u.GroupKey == "" || u.GroupID == ""):
-			failures = append(failures, &event.Failure{Index: i, Field: "$group_key", Message: "'$group_key' is invalid: $group_key and $group_id are required"})
 		case err == nil:
 			updates = append(updates, u)
 		}
@@ -394,7 +400,7 @@ func (in *Ingester) profiles(ctx context.Context, r *wire.Request, payload *wire
 	byProject := map[*project.Project][]*profile.Update{}
 	for _, u := range updates {
 		if u.Token == "" {
-			failures = append(failures, &event.Failure{Index: u.Index, Field: "$token", Message: "'$token' is invalid: missing"})
+			failures = append(failures, noToken(u.Index))
 			continue
 		}
 		p, err := in.registry.ByToken(ctx, u.Token)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"maps"
 	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -26,6 +27,7 @@ func Decode(dec *jsontext.Decoder, u *Update) (*event.Failure, error) {
 		return nil, err
 	}
 	var fail *event.Failure
+	var suspect string // the first key that is neither an operation with something to do nor known
 	for dec.PeekKind() != '}' {
 		t, err := dec.ReadToken()
 		if err != nil {
@@ -35,6 +37,9 @@ func Decode(dec *jsontext.Decoder, u *Update) (*event.Failure, error) {
 		v, err := dec.ReadValue()
 		if err != nil {
 			return nil, err
+		}
+		if suspect == "" && !slices.Contains(attributes, name) {
+			suspect = name
 		}
 		if f := u.member(name, v); f != nil && fail == nil {
 			fail = f
@@ -47,12 +52,32 @@ func Decode(dec *jsontext.Decoder, u *Update) (*event.Failure, error) {
 	case fail != nil:
 	case dec.InputOffset()-start > event.MaxBytes:
 		fail = u.fail("$", "an update must be at most 1 MB")
-	case u.Empty():
-		fail = u.fail("$", "no operation")
 	case u.GroupKey == "" && u.DistinctID == "":
 		fail = u.fail("$distinct_id", "missing")
+	case u.Empty():
+		fail = u.nothing(suspect)
 	}
 	return fail, nil
+}
+
+// attributes are the keys of an update that are no operations.
+var attributes = []string{"$token", "$distinct_id", "$group_key", "$group_id", "$ignore_time", "$ignore_alias", "$ip", "$time", "$device_id"}
+
+// operations are the keys that change a profile.
+var operations = []string{"$set", "$set_once", "$add", "$append", "$union", "$remove", "$unset", "$delete"}
+
+// nothing fails an update without an effect; key is one that was taken for an
+// operation, if any.
+func (u *Update) nothing(key string) *event.Failure {
+	list := strings.Join(operations, ", ")
+	switch {
+	case key == "":
+		return u.fail("$", "no operation; one of "+list+" is required")
+	case slices.Contains(operations, key):
+		return u.fail(key, "names no property")
+	default:
+		return u.fail(string(event.Cut([]byte(key))), "not an operation; one of "+list+" is required")
+	}
 }
 
 func (u *Update) member(name string, v jsontext.Value) *event.Failure {
