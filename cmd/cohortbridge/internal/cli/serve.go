@@ -83,6 +83,29 @@ func ready(w *cobra.Command, addrs roles.Addresses) error {
 	return err
 }
 
+// serve starts a role, says where it serves, and serves until it is told to stop.
+func serve(service string, start func(context.Context, *roles.Config, *lifecycle.Group) (roles.Addresses, error)) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, _ []string) error {
+		cfg, flush, err := load(cmd, service)
+		if err != nil {
+			return err
+		}
+		var g lifecycle.Group
+		g.OnStop("telemetry", flush)
+		// Parts end when they are stopped, in order, not all at once with the signal.
+		ctx := context.WithoutCancel(cmd.Context())
+		addrs, err := start(ctx, cfg, &g)
+		if err != nil {
+			_ = g.Stop(ctx) // the first error is the one to report
+			return err
+		}
+		if err := ready(cmd, addrs); err != nil {
+			return err
+		}
+		return g.Wait(cmd.Context())
+	}
+}
+
 func standaloneCommand() *cobra.Command {
 	d := roles.Default()
 	cmd := &cobra.Command{Use: "standalone", Short: "Run everything in one process", Long: "Runs the registry, ingestion, the sync engine and the gateway in one process on embedded stores.\n\n" + configHelp, Args: cobra.NoArgs,
@@ -91,23 +114,7 @@ func standaloneCommand() *cobra.Command {
 	httpFlags(cmd.Flags(), d)
 	cmd.Flags().String("sandbox-addr", "", "where a CleverTap sandbox is served; none by default")
 	cmd.Flags().Bool("dev", false, "make the project demo and write dev-credentials.json to the data folder")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, flush, err := load(cmd, "cohortbridge")
-		if err != nil {
-			return err
-		}
-		var g lifecycle.Group
-		g.OnStop("telemetry", flush)
-		addrs, err := roles.Standalone(context.WithoutCancel(cmd.Context()), cfg, &g)
-		if err != nil {
-			_ = g.Stop(context.WithoutCancel(cmd.Context())) // the first error is the one to report
-			return err
-		}
-		if err := ready(cmd, addrs); err != nil {
-			return err
-		}
-		return g.Wait(cmd.Context())
-	}
+	cmd.RunE = serve("cohortbridge", roles.Standalone)
 	return cmd
 }
 
@@ -136,23 +143,9 @@ the config file; gRPC between them is not encrypted, so keep it on a private net
 			cmd.Flags().String(name+"-addr", text, "gRPC address of "+name)
 		}
 	}
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, flush, err := load(cmd, role)
-		if err != nil {
-			return err
-		}
-		var g lifecycle.Group
-		g.OnStop("telemetry", flush)
-		addrs, err := roles.Single(context.WithoutCancel(cmd.Context()), role, cfg, &g)
-		if err != nil {
-			_ = g.Stop(context.WithoutCancel(cmd.Context())) // the first error is the one to report
-			return err
-		}
-		if err := ready(cmd, addrs); err != nil {
-			return err
-		}
-		return g.Wait(cmd.Context())
-	}
+	cmd.RunE = serve(role, func(ctx context.Context, cfg *roles.Config, g *lifecycle.Group) (roles.Addresses, error) {
+		return roles.Single(ctx, role, cfg, g)
+	})
 	return cmd
 }
 
