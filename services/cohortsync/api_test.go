@@ -17,6 +17,7 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	cohortsyncv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/cohortsync/v1"
@@ -49,7 +50,15 @@ func TestBadDefinitionIsRefusedWithThePath(t *testing.T) {
 	def := &typev1.Expression{Node: &typev1.Expression_AllOf{AllOf: &typev1.ExpressionList{Operands: []*typev1.Expression{benchkit.Did("Buy"), bad}}}}
 	_, err := r.Cohorts.CreateCohort(r.ctx, &cohortsyncv1.CreateCohortRequest{Parent: "projects/1", Cohort: &cohortsyncv1.Cohort{DisplayName: "x", Definition: def}})
 	require.Equal(t, codes.InvalidArgument, status.Code(err))
-	require.Equal(t, []string{"cohort.definition.all_of[1].property.operands[0]"}, fields(t, err))
+	require.Equal(t, []string{"cohort.definition.all_of[1].property.filter.operands[0]"}, fields(t, err))
+
+	for _, m := range []typev1.Measure{typev1.Measure_MEASURE_UNSPECIFIED, typev1.Measure_MEASURE_COUNT} {
+		few := benchkit.Did("Buy")
+		few.GetBehavior().Measure, few.GetBehavior().Threshold = m, proto.Float64(-1)
+		_, err = r.Cohorts.CreateCohort(r.ctx, &cohortsyncv1.CreateCohortRequest{Parent: "projects/1", Cohort: &cohortsyncv1.Cohort{DisplayName: "x", Definition: few}})
+		require.Equal(t, codes.InvalidArgument, status.Code(err))
+		require.Equal(t, []string{"cohort.definition.behavior.threshold"}, fields(t, err))
+	}
 
 	deep := benchkit.Did("Buy")
 	for range 11 {
@@ -234,6 +243,8 @@ func TestLimitsOfSyncs(t *testing.T) {
 	got, err := r.Syncs.GetSync(r.ctx, &cohortsyncv1.GetSyncRequest{Name: s.GetName()})
 	require.NoError(t, err)
 	require.Equal(t, "TOO_LARGE", got.GetSync().GetPause().GetReason())
+	require.Nil(t, got.GetSync().GetNextRunTime(), "a paused sync has no next run")
+	require.Contains(t, r.log.String(), `"state":"FAILED"`)
 	_, err = r.Syncs.CreateSync(r.ctx, &cohortsyncv1.CreateSyncRequest{Parent: "projects/1", Sync: &cohortsyncv1.Sync{Cohort: s.GetCohort(), Connector: s.GetConnector(), Mode: oneTime, Interval: durationpb.New(time.Hour)}})
 	require.Equal(t, []string{"sync.interval"}, fields(t, err))
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	cohortsyncv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/cohortsync/v1"
+	registryv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/registry/v1"
 	"github.com/cohortbridge/cohortbridge/sandbox"
 
 	"github.com/cohortbridge/cohortbridge/services/cohortsync/benchkit"
@@ -171,7 +172,15 @@ func TestShrinkIsBlockedUntilApproved(t *testing.T) {
 		require.Equal(t, "TOO_MANY_REMOVALS", run.GetReason())
 		require.Equal(t, before, r.calls())
 		require.Len(t, r.segment("Buy"), 1500)
-		_, err := r.Runs.ApproveRun(r.ctx, &cohortsyncv1.ApproveRunRequest{Name: run.GetName()})
+		require.EqualValues(t, 1500-900, run.GetTotals().GetEvaluated())
+		require.EqualValues(t, 600, run.GetTotals().GetPending())
+		require.EqualValues(t, 900, run.GetTotals().GetRemovePending())
+		// Asking again neither supersedes it nor gets past the guard.
+		asked, err := r.Syncs.RunSync(r.ctx, &cohortsyncv1.RunSyncRequest{Name: s.GetName(), Full: true})
+		require.NoError(t, err)
+		require.Equal(t, run.GetName(), asked.GetRun().GetName())
+		require.Equal(t, cohortsyncv1.Run_STATE_BLOCKED, asked.GetRun().GetState())
+		_, err = r.Runs.ApproveRun(r.ctx, &cohortsyncv1.ApproveRunRequest{Name: run.GetName()})
 		require.NoError(t, err)
 		done, err := r.Wait(r.ctx, run.GetName())
 		require.NoError(t, err)
@@ -210,6 +219,13 @@ func TestRefusedCredentialsPauseTheSyncWithCleverTapsWords(t *testing.T) {
 		require.NoError(t, err)
 		r.ok(done)
 		require.Equal(t, r.identifiers(all...), r.segment("Buy"))
+		// The connector works again, which is told once.
+		r.world.SetLeaf("Buy", all[1:]...)
+		r.ok(r.run(s))
+		reports := r.world.Reports()
+		require.Len(t, reports, 2)
+		require.Equal(t, registryv1.Connector_STATE_CONNECTED, reports[1].GetState())
+		require.Equal(t, "projects/1/connectors/1", reports[1].GetName())
 	})
 }
 

@@ -292,6 +292,9 @@ func (w *World) ReportConnectorState(_ context.Context, req *registryv1.ReportCo
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.reports = append(w.reports, req)
+	if c := w.connectors[req.GetName()]; c != nil {
+		c.GetConnector().State = req.GetState()
+	}
 	return &registryv1.ReportConnectorStateResponse{}, nil
 }
 

@@ -55,8 +55,8 @@ func TestEachFaultIsNamedByItsPath(t *testing.T) {
 		`{"behavior":{"events":["x"],"window":{"last":{"amount":0,"unit":"UNIT_DAY"}}}}`:                                                            "d.behavior.window.last.amount",
 		`{"behavior":{"events":["x"],"window":{"between":{"start":"2026-01-02T00:00:00Z","end":"2026-01-01T00:00:00Z"}}}}`:                          "d.behavior.window.between.end",
 		`{"behavior":{"events":["x"],"filters":[{"property":"p","type":"VALUE_TYPE_BOOL","operator":"PROPERTY_OPERATOR_CONTAINS"}]}}`:               "d.behavior.filters[0].operator",
-		`{"property":{"filter":{"property":"p","type":99,"operator":"PROPERTY_OPERATOR_EQUALS"}}}`:                                                  "d.property.type",
-		`{"property":{"filter":{"property":"p","type":"VALUE_TYPE_NUMBER","operator":"PROPERTY_OPERATOR_BETWEEN","operands":[{"numberValue":1}]}}}`: "d.property.operands",
+		`{"property":{"filter":{"property":"p","type":99,"operator":"PROPERTY_OPERATOR_EQUALS"}}}`:                                                  "d.property.filter.type",
+		`{"property":{"filter":{"property":"p","type":"VALUE_TYPE_NUMBER","operator":"PROPERTY_OPERATOR_BETWEEN","operands":[{"numberValue":1}]}}}`: "d.property.filter.operands",
 	} {
 		err := cohort.Validate("d", parse(t, js))
 		require.True(t, fault.Is(err, fault.Invalid), js)

@@ -72,7 +72,7 @@ func (v *validator) expression(path string, e *typev1.Expression, depth int) {
 			v.add(path+".property.filter", "is required")
 			return
 		}
-		v.filter(path+".property", n.Property.GetFilter())
+		v.filter(path+".property.filter", n.Property.GetFilter())
 	default:
 		v.add(path, "needs one of all_of, any_of, not, behavior, property")
 	}
@@ -127,6 +127,9 @@ func (v *validator) behavior(path string, b *typev1.BehaviorLeaf) {
 		if t != nil && (math.IsNaN(*t) || math.IsInf(*t, 0)) {
 			v.add(path+"."+name, "must be a finite number")
 		}
+		if t != nil && *t < 0 && countsOnly(b.GetMeasure()) {
+			v.add(path+"."+name, "can't be negative: it is compared with a count")
+		}
 	}
 	switch {
 	case between && (b.Threshold == nil || b.ThresholdHigh == nil): //nolint:protogetter // presence matters
@@ -137,6 +140,16 @@ func (v *validator) behavior(path string, b *typev1.BehaviorLeaf) {
 		v.add(path+".threshold_high", "goes with BETWEEN only")
 	}
 	v.window(path+".window", b.GetWindow())
+}
+
+// countsOnly reports whether a measure is never negative.
+func countsOnly(m typev1.Measure) bool {
+	switch m {
+	case typev1.Measure_MEASURE_UNSPECIFIED, typev1.Measure_MEASURE_COUNT, typev1.Measure_MEASURE_DISTINCT_DAYS, typev1.Measure_MEASURE_DISTINCT:
+		return true
+	default:
+		return false
+	}
 }
 
 func (v *validator) window(path string, w *typev1.Window) {

@@ -127,6 +127,11 @@ func (x *execution) verdict(f *store.Finish, cause error, reason, text string) {
 		f.State, f.Reason, f.ReasonText = store.Cancelled, "REQUESTED", "cancelled on request"
 	case cause == nil && t.Failed == 0 && t.Pending == 0 && t.RemoveFailed == 0 && t.RemovePending == 0 && len(f.Orphans) == 0:
 		f.State = store.Succeeded
+		if t.Calls > 0 && !x.dest.Connected {
+			if err := x.connectors.ReportConnected(x.write(), x.run.ProjectID, x.run.ConnectorID); err != nil {
+				x.cfg.Log.WarnContext(x.stop, "connector state not reported", "connector", x.run.ConnectorID, "error", err)
+			}
+		}
 		f.Ledger.Confirmed = x.cfg.Now()
 		if x.sync.Mode == store.OneTime && x.sync.State == store.SyncActive {
 			f.SyncState = store.SyncCompleted

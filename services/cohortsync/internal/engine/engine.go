@@ -40,6 +40,8 @@ type Destination struct {
 	// Place names where the channel's segments are: equal for two connectors
 	// through which the same segments are reached.
 	Place string
+	// Connected says that the connector is known to work.
+	Connected bool
 	// Properties are the profile properties to read, in the channel's column order.
 	Properties []string
 	// PartnerProperty is the property that holds the partner id.
@@ -55,6 +57,8 @@ type Connectors interface {
 	Resolve(ctx context.Context, project, connector int64) (*Destination, error)
 	// ReportRefused stores that the destination refused the connector's credentials.
 	ReportRefused(ctx context.Context, project, connector int64, text string) error
+	// ReportConnected stores that a run was delivered through the connector.
+	ReportConnected(ctx context.Context, project, connector int64) error
 }
 
 // Config are the engine's rules.

@@ -270,7 +270,9 @@ func (x *execution) end(f store.Finish) error {
 		if err := x.store.ClearPlan(x.write(), x.lease); err != nil {
 			return err
 		}
-		x.run.Totals = store.Totals{}
+		if f.State != store.Blocked {
+			x.run.Totals = store.Totals{}
+		}
 		if err := x.store.SaveRun(x.write(), x.lease, x.run); err != nil {
 			return err
 		}
@@ -287,7 +289,7 @@ func (x *execution) end(f store.Finish) error {
 	if f.State != store.Succeeded && f.State != store.Cancelled {
 		log = x.cfg.Log.WarnContext
 	}
-	log(x.stop, "run ended", "project", r.ProjectID, "sync", r.SyncID, "run", r.ID, "state", int(r.State), "reason", r.Reason,
+	log(x.stop, "run ended", "project", r.ProjectID, "sync", r.SyncID, "run", r.ID, "state", r.State.String(), "reason", r.Reason,
 		"evaluated", r.Totals.Evaluated, "sent", r.Totals.Sent, "removed", r.Totals.Removed, "failed", r.Totals.Failed, "calls", r.Totals.Calls)
 	if f.Pause != nil {
 		x.cfg.Log.WarnContext(x.stop, "sync paused", "project", r.ProjectID, "sync", r.SyncID, "reason", f.Pause.Reason, "text", f.Pause.Text)

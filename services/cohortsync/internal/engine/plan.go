@@ -68,6 +68,8 @@ func (x *execution) plan(res *cohort.Result) (blocked string, err error) {
 		attribute.Int64("cohortbridge.users.remove", int64(removed)), attribute.Int64("cohortbridge.users.check", int64(change.Check.GetCardinality())))
 	if !x.run.Approved && x.cfg.Guard.Trips(removed, members) {
 		sp.AddEvent("guard")
+		n := int64(res.Users.GetCardinality())
+		x.run.Totals = store.Totals{Evaluated: n, Pending: n, RemovePending: int64(removed)}
 		return fmt.Sprintf("the run would remove %d of %d members; approve it if that is right", removed, members), nil
 	}
 	p.unchanged = int64(change.Keep)

@@ -5,6 +5,7 @@ package store
 
 import (
 	"context"
+	"strconv"
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
@@ -128,6 +129,16 @@ const (
 	Cancelled  RunState = 9
 	Blocked    RunState = 10
 )
+
+// String is the state's name in the contract.
+func (s RunState) String() string {
+	if int(s) >= len(runStates) || s < 0 {
+		return strconv.Itoa(int(s))
+	}
+	return runStates[s]
+}
+
+var runStates = [...]string{"UNSPECIFIED", "QUEUED", "EVALUATING", "PLANNING", "DELIVERING", "CONFIRMING", "SUCCEEDED", "PARTIAL", "FAILED", "CANCELLED", "BLOCKED"}
 
 // Final reports whether the run will not change again.
 func (s RunState) Final() bool { return s >= Succeeded && s <= Cancelled }
@@ -390,8 +401,8 @@ type Syncs interface {
 
 // Runs keeps runs and their batches.
 type Runs interface {
-	// CreateRun makes a queued run. While one of the sync is active, that one
-	// is returned, and false; a blocked one is cancelled.
+	// CreateRun makes a queued run. While one of the sync is active or blocked,
+	// that one is returned, and false.
 	CreateRun(ctx context.Context, project, sync int64, t Trigger, full bool, parent string, now time.Time) (Run, bool, error)
 	// Run reads one.
 	Run(ctx context.Context, project, sync, id int64) (Run, error)

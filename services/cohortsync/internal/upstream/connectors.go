@@ -93,8 +93,16 @@ func (c Connectors) Resolve(ctx context.Context, project, connector int64) (*eng
 	default:
 		return nil, fault.New(fault.Invalid, "CONNECTOR_UNSUPPORTED", "the connector's channel is one this version can't deliver through")
 	}
+	d.Connected = resp.GetConnector().GetState() == registryv1.Connector_STATE_CONNECTED
 	d.Fingerprint = xxhash.Sum64String(written)<<8 | uint64(kind)
 	return d, nil
+}
+
+// ReportConnected implements engine.Connectors.
+func (c Connectors) ReportConnected(ctx context.Context, project, connector int64) error {
+	_, err := c.Client.ReportConnectorState(ctx, &registryv1.ReportConnectorStateRequest{
+		Name: connectorName(project, connector), State: registryv1.Connector_STATE_CONNECTED})
+	return toFault("reporting the connector's state", err)
 }
 
 // ReportRefused implements engine.Connectors.

@@ -58,12 +58,8 @@ func (s *Store) CreateRun(ctx context.Context, project, sync int64, t store.Trig
 		if err != nil {
 			return orNotFound(err, "sync", sync)
 		}
-		out, err = scanRun(tx.QueryRowContext(ctx, `SELECT `+runColumns+` FROM runs WHERE sync_id = $1 AND state <= 5 ORDER BY id LIMIT 1`, sync))
+		out, err = scanRun(tx.QueryRowContext(ctx, `SELECT `+runColumns+` FROM runs WHERE sync_id = $1 AND (state <= 5 OR state = $2) ORDER BY id LIMIT 1`, sync, store.Blocked))
 		if !errors.Is(err, sql.ErrNoRows) {
-			return err
-		}
-		if _, err := tx.ExecContext(ctx, `UPDATE runs SET state = $1, reason = 'SUPERSEDED', reason_text = 'a later run was asked for', ended = $2 WHERE sync_id = $3 AND state = $4`,
-			store.Cancelled, micros(now), sync, store.Blocked); err != nil {
 			return err
 		}
 		created = true

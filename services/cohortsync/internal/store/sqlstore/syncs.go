@@ -85,8 +85,8 @@ func setSyncState(ctx context.Context, tx *sql.Tx, id int64, st store.SyncState,
 	if p == nil {
 		p = &store.Pause{}
 	}
-	_, err := tx.ExecContext(ctx, `UPDATE syncs SET state = $1, pause_reason = $2, pause_text = $3, pause_actor = $4, pause_since = $5 WHERE id = $6`,
-		st, p.Reason, p.Text, p.Actor, micros(p.Since), id)
+	_, err := tx.ExecContext(ctx, `UPDATE syncs SET state = $1, pause_reason = $2, pause_text = $3, pause_actor = $4, pause_since = $5,
+		next_run = CASE WHEN $1 = $7 THEN next_run ELSE 0 END WHERE id = $6`, st, p.Reason, p.Text, p.Actor, micros(p.Since), id, store.SyncActive)
 	return err
 }
 
