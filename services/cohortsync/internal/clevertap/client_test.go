@@ -175,21 +175,12 @@ func TestPrivateAddressesAreRefusedUnlessAllowed(t *testing.T) {
 	}
 }
 
-func TestRegionsAndOverrides(t *testing.T) {
-	for region, want := range map[string]string{"eu1": "https://api.clevertap.com", "in1": "https://in1.api.clevertap.com", "mec1": "https://mec1.api.clevertap.com"} {
-		got, err := clevertap.BaseURL(region, "")
-		require.NoError(t, err)
-		require.Equal(t, want, got)
-	}
-	for _, region := range []string{"sk1", "xx1", ""} {
-		_, err := clevertap.BaseURL(region, "")
-		require.Error(t, err, region)
-	}
-	got, err := clevertap.BaseURL("sk1", "http://127.0.0.1:8085/")
+func TestOnlyCallableURLsAreTaken(t *testing.T) {
+	got, err := clevertap.CheckURL("clevertap.host_url", "http://127.0.0.1:8085/")
 	require.NoError(t, err)
 	require.Equal(t, "http://127.0.0.1:8085", got)
-	for _, bad := range []string{"ftp://x", "http://", "http://user:pw@x", "x"} {
-		_, err := clevertap.BaseURL("eu1", bad)
-		require.Error(t, err, bad)
+	for _, bad := range []string{"", "ftp://x", "x", "https://", "https://user:pass@x", "https://x#y"} {
+		_, err := clevertap.CheckURL("clevertap.host_url", bad)
+		require.Equal(t, fault.Invalid, fault.CodeOf(err), bad)
 	}
 }

@@ -47,7 +47,7 @@ func (c Connectors) Resolve(ctx context.Context, project, connector int64) (*eng
 	if ct == nil {
 		return nil, fault.New(fault.Invalid, "CONNECTOR_UNSUPPORTED", "the connector is of a type this version can't deliver to")
 	}
-	base, err := clevertap.BaseURL(ct.GetRegion(), ct.GetHostUrl())
+	base, err := clevertap.CheckURL("clevertap.host_url", ct.GetHostUrl()) // the registry fills in the region's
 	if err != nil {
 		return nil, err
 	}

@@ -48,7 +48,8 @@ type SyncServiceClient interface {
 	PauseSync(ctx context.Context, in *PauseSyncRequest, opts ...grpc.CallOption) (*PauseSyncResponse, error)
 	// ResumeSync starts scheduling again, with a run at once.
 	ResumeSync(ctx context.Context, in *ResumeSyncRequest, opts ...grpc.CallOption) (*ResumeSyncResponse, error)
-	// RunSync asks for a run now. While one is queued or under way, that one is returned.
+	// RunSync asks for a run now. While one is queued, under way or BLOCKED, that one
+	// is returned.
 	RunSync(ctx context.Context, in *RunSyncRequest, opts ...grpc.CallOption) (*RunSyncResponse, error)
 }
 
@@ -149,7 +150,8 @@ type SyncServiceServer interface {
 	PauseSync(context.Context, *PauseSyncRequest) (*PauseSyncResponse, error)
 	// ResumeSync starts scheduling again, with a run at once.
 	ResumeSync(context.Context, *ResumeSyncRequest) (*ResumeSyncResponse, error)
-	// RunSync asks for a run now. While one is queued or under way, that one is returned.
+	// RunSync asks for a run now. While one is queued, under way or BLOCKED, that one
+	// is returned.
 	RunSync(context.Context, *RunSyncRequest) (*RunSyncResponse, error)
 	mustEmbedUnimplementedSyncServiceServer()
 }
