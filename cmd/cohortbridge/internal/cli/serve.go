@@ -47,7 +47,6 @@ func httpFlags(f *pflag.FlagSet, d *roles.Config) {
 	f.String("tls-cert", "", "PEM file; serves HTTPS instead of HTTP")
 	f.String("tls-key", "", "PEM file of the certificate's key")
 	f.Int64("max-body-bytes", d.MaxBodyBytes, "largest request body as sent")
-	f.String("jaeger-url", "", "base URL of a Jaeger UI to link traces to")
 }
 
 // load reads the settings and sets logging and tracing up.

@@ -31,7 +31,8 @@ type Config struct {
 	AllowPrivateDestinations bool `koanf:"allow_private_destinations"`
 	// LogLevel is debug, info, warn or error.
 	LogLevel string `koanf:"log_level"`
-	// JaegerURL is the base URL of a Jaeger UI that links to traces start with.
+	// JaegerURL is the base URL of a Jaeger UI, for the link to the trace that the
+	// demo prints.
 	JaegerURL string `koanf:"jaeger_url"`
 
 	// RegistryAddr, CohortSyncAddr and IngestionAddr are where single roles find
