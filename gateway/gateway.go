@@ -86,6 +86,9 @@ func restMux(ctx context.Context, c Conns) (http.Handler, error) {
 		"data": func() error {
 			return ingestionv1.RegisterDataServiceHandlerClient(ctx, mux, ingestionv1.NewDataServiceClient(c.Ingestion))
 		},
+		"identity": func() error {
+			return ingestionv1.RegisterIdentityServiceHandlerClient(ctx, mux, ingestionv1.NewIdentityServiceClient(c.Ingestion))
+		},
 		"usage": func() error {
 			return ingestionv1.RegisterUsageServiceHandlerClient(ctx, mux, ingestionv1.NewUsageServiceClient(c.Ingestion))
 		},

@@ -16,7 +16,7 @@ import (
 // cluster is "canonical: id=REASON …" of the user an id belongs to.
 func (h *harness) cluster(projectID int64, id string) string {
 	h.t.Helper()
-	r, err := h.data.LookupIdentity(context.Background(), &ingestionv1.LookupIdentityRequest{Parent: fmt.Sprintf("projects/%d", projectID), DistinctId: id})
+	r, err := h.who.LookupIdentity(context.Background(), &ingestionv1.LookupIdentityRequest{Parent: fmt.Sprintf("projects/%d", projectID), DistinctId: id})
 	if status.Code(err) != codes.OK {
 		return "unknown"
 	}

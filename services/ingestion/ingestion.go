@@ -22,6 +22,7 @@ import (
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/server"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/store/duck"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/store/sqlledger"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/usage"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/warehouse"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/wire"
 )
@@ -68,6 +69,8 @@ type Service struct {
 	evaluation *server.Evaluation
 	data       *server.Data
 	usage      *server.Usage
+	identity   *server.Identity
+	jobs       *usage.Reclassifier
 }
 
 // New opens the stores in cfg.DataDir and starts the pipeline. Close it.
@@ -107,7 +110,15 @@ func New(ctx context.Context, cfg Config, reg Registry, opts ...Option) (_ *Serv
 	s.ingestion = &server.Ingestion{Ingester: ingest.NewIngester(cached, s.pipeline, s.ledger, resolver, systems, limits, o.now), Registry: cached}
 	s.evaluation = &server.Evaluation{Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder}
 	s.data = &server.Data{Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder, Pipeline: s.pipeline}
-	s.usage = &server.Usage{Registry: cached, Warehouse: s.warehouse, Feeder: feeder, Rules: rules, Now: o.now}
+	s.identity = &server.Identity{Ledger: s.ledger}
+	s.jobs = usage.NewReclassifier(cached, s.ledger, s.warehouse, rules, o.now) //nolint:contextcheck // as the pipeline
+	reporter := &usage.Reporter{Registry: cached, Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder, Now: o.now}
+	s.usage = &server.Usage{Reporter: reporter, Jobs: s.jobs, Ledger: s.ledger, Rules: rules}
+	if err = s.jobs.Resume(ctx); err != nil {
+		s.pipeline.Close()
+		s.jobs.Close()
+		return nil, err
+	}
 	return s, nil
 }
 
@@ -135,6 +146,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	ingestionv1.RegisterEvaluationServiceServer(r, s.evaluation)
 	ingestionv1.RegisterDataServiceServer(r, s.data)
 	ingestionv1.RegisterUsageServiceServer(r, s.usage)
+	ingestionv1.RegisterIdentityServiceServer(r, s.identity)
 }
 
 // Close refuses new events, finishes the commits in progress and closes the
@@ -144,6 +156,7 @@ func (s *Service) Close(ctx context.Context) error {
 	drained := make(chan struct{})
 	go func() {
 		s.pipeline.Close()
+		s.jobs.Close()
 		close(drained)
 	}()
 	select {

@@ -82,6 +82,7 @@ type harness struct {
 	eval ingestionv1.EvaluationServiceClient
 	data ingestionv1.DataServiceClient
 	use  ingestionv1.UsageServiceClient
+	who  ingestionv1.IdentityServiceClient
 	cfg  ingestion.Config
 	reg  *registry
 }
@@ -115,7 +116,7 @@ func (h *harness) open() {
 		h.t.Fatal(err)
 	}
 	h.in, h.eval = ingestionv1.NewIngestionServiceClient(h.conn), ingestionv1.NewEvaluationServiceClient(h.conn)
-	h.data, h.use = ingestionv1.NewDataServiceClient(h.conn), ingestionv1.NewUsageServiceClient(h.conn)
+	h.data, h.use, h.who = ingestionv1.NewDataServiceClient(h.conn), ingestionv1.NewUsageServiceClient(h.conn), ingestionv1.NewIdentityServiceClient(h.conn)
 }
 
 func (h *harness) close() {

@@ -47,6 +47,7 @@ type Handlers struct {
 	Evaluation ingestionv1.EvaluationServiceServer
 	Data       ingestionv1.DataServiceServer
 	Usage      ingestionv1.UsageServiceServer
+	Identity   ingestionv1.IdentityServiceServer
 }
 
 // RegisterService implements grpc.ServiceRegistrar.
@@ -60,6 +61,8 @@ func (h *Handlers) RegisterService(_ *grpc.ServiceDesc, impl any) {
 		h.Data = s
 	case ingestionv1.UsageServiceServer:
 		h.Usage = s
+	case ingestionv1.IdentityServiceServer:
+		h.Identity = s
 	}
 }
 

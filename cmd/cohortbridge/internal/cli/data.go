@@ -186,15 +186,15 @@ func profilesCommand() *cobra.Command {
 		return c.print(resp.GetProfile(), table.Row{"Property", "Value"}, rows)
 	})}
 	identity := &cobra.Command{Use: "identity ID", Short: "Show all ids of a user, and why", Args: cobra.ExactArgs(1), RunE: run(func(ctx context.Context, c *client, _ *cobra.Command, args []string) error {
-		resp, err := ingestionv1.NewDataServiceClient(c.conn).LookupIdentity(ctx, &ingestionv1.LookupIdentityRequest{Parent: c.project, DistinctId: args[0]})
+		resp, err := ingestionv1.NewIdentityServiceClient(c.conn).LookupIdentity(ctx, &ingestionv1.LookupIdentityRequest{Parent: c.project, DistinctId: args[0]})
 		if err != nil {
 			return err
 		}
 		var rows []table.Row
 		for _, l := range resp.GetIds() {
-			rows = append(rows, table.Row{l.GetId(), short(l.GetReason().String(), "REASON_"), l.GetLinkTime().AsTime().Format("2006-01-02 15:04:05")})
+			rows = append(rows, table.Row{l.GetId(), short(l.GetReason().String(), "REASON_"), l.GetLinkedTo(), l.GetExplanation(), l.GetLinkTime().AsTime().Format("2006-01-02 15:04:05")})
 		}
-		return c.print(resp, table.Row{"ID", "Why", "Since (UTC)"}, rows)
+		return c.print(resp, table.Row{"ID", "Why", "Linked to", "Explanation", "Since (UTC)"}, rows)
 	})}
 	root.AddCommand(get, identity)
 	return root

@@ -91,7 +91,12 @@ func (f *Feeder) catchUp(ctx context.Context, g *gate, projectID int64) (users i
 				upTo = max(upTo, want)
 			}
 		}
-		if err := f.warehouse.Apply(ctx, projectID, changes, upTo); err != nil {
+		// Whatever changed up to there was merged up to there: read after the changes.
+		merges, err := f.ledger.Merges(ctx, projectID, have, upTo)
+		if err != nil {
+			return users, err
+		}
+		if err := f.warehouse.Apply(ctx, projectID, changes, merges, upTo); err != nil {
 			return users, err
 		}
 		have = upTo

@@ -113,12 +113,12 @@ func (s *Session) join(known, other string, r ledger.Reason) (refused string, er
 		return s.refuse("too_many_ids")
 	}
 	if row == nil {
-		return "", s.alias(other, user.Canonical, r)
+		return "", s.alias(other, user.Canonical, s.link(r, known))
 	}
 	if err := s.carryProfile(row.Canonical, user.Canonical); err != nil {
 		return "", err
 	}
-	return "", s.merge(row.Canonical, user.Canonical, r)
+	return "", s.merge(row.Canonical, user.Canonical, s.link(r, known))
 }
 
 // carryProfile fills the properties that user into lacks from user from, before
@@ -162,14 +162,14 @@ func (s *Session) legacyAlias(id, alias string) (refused string, err error) {
 	case err != nil:
 		return "", err
 	case row == nil:
-		return "", s.alias(alias, user.Canonical, ledger.Alias)
+		return "", s.alias(alias, user.Canonical, s.link(ledger.Alias, id))
 	case row.Canonical == user.Canonical:
 		return "", nil
 	case row.Reason != ledger.FirstSeen:
 		return s.refuse("already_linked_to_another_user")
 	}
 	row.UserNo, row.Canonical, row.Reason = user.Canonical, user.Canonical, ledger.Alias
-	return "", s.tx.Repoint(alias, user.Canonical, ledger.Alias, s.now)
+	return "", s.tx.Repoint(alias, user.Canonical, s.link(ledger.Alias, id))
 }
 
 // PossibleID reports whether a partner id can be somebody's: not one of the values
@@ -262,7 +262,7 @@ func (s *Session) claim(value string, no uint64) (own bool, err error) {
 	case s.system == project.Original && !s.room(no):
 		return false, nil
 	case row == nil:
-		return true, s.alias(value, no, ledger.PartnerAlias)
+		return true, s.alias(value, no, s.link(ledger.PartnerAlias, ""))
 	case row.Reason == ledger.PartnerAlias:
 		held, err := s.holds(row.Canonical, value)
 		if err != nil || held {
@@ -280,7 +280,7 @@ func (s *Session) claim(value string, no uint64) (own bool, err error) {
 		if err != nil || len(props) > 0 {
 			return false, err
 		}
-		return true, s.merge(row.Canonical, no, ledger.PartnerAlias)
+		return true, s.merge(row.Canonical, no, s.link(ledger.PartnerAlias, ""))
 	}
 	return false, nil
 }
@@ -323,7 +323,7 @@ func (s *Session) release(value string) error {
 func (s *Session) take(value string, no uint64) error {
 	row := s.ids[value]
 	row.UserNo, row.Canonical, row.At = no, no, s.now
-	return s.tx.Repoint(value, no, ledger.PartnerAlias, s.now)
+	return s.tx.Repoint(value, no, s.link(ledger.PartnerAlias, ""))
 }
 
 // holds reports whether a partner property of the user has the value.

@@ -45,6 +45,26 @@ func WarningText(kind string) string {
 	}
 }
 
+// Explain says what a kind of link was made by.
+func Explain(r ledger.Reason) string {
+	switch r {
+	case ledger.FirstSeen:
+		return "the id that the user was first seen with"
+	case ledger.DeviceLink:
+		return "an event carried this $device_id and the $user_id together"
+	case ledger.Identify:
+		return "an $identify event joined this anonymous id with the identified one"
+	case ledger.Alias:
+		return "a $create_alias event made this id an alias"
+	case ledger.MergeCall:
+		return "a $merge event joined the two ids"
+	case ledger.PartnerAlias:
+		return "a partner id property of the profile holds this value"
+	default:
+		return ""
+	}
+}
+
 // PartnerProperties are the profile properties whose value becomes an alias.
 var PartnerProperties = []string{"$CleverTap_user_id", "$leanplum_user_id", "$moengage_user_id", "$onesignal_user_id", "$apptimize_user_id", "$vwo_user_id"}
 
@@ -325,35 +345,39 @@ func (s *Session) device(ev *event.Event) (refused string, err error) {
 	case err != nil:
 		return "", err
 	case device == nil:
-		return "", s.alias(string(ev.Link), user.Canonical, ledger.DeviceLink)
+		return "", s.alias(string(ev.Link), user.Canonical, s.link(ledger.DeviceLink, string(ev.Arrival)))
 	case device.Canonical == user.Canonical:
 		return "", nil
 	case device.Canonical == device.UserNo && device.Reason == ledger.FirstSeen:
-		return "", s.merge(device.Canonical, user.Canonical, ledger.DeviceLink)
+		return "", s.merge(device.Canonical, user.Canonical, s.link(ledger.DeviceLink, string(ev.Arrival)))
 	}
 	return "device_linked_to_another_user", s.tx.Warn(WarnDeviceLink, s.now)
 }
 
-func (s *Session) alias(id string, canonical uint64, r ledger.Reason) error {
-	row, err := s.tx.AddAlias(id, canonical, r, s.now)
+func (s *Session) link(r ledger.Reason, to string) ledger.Link {
+	return ledger.Link{Reason: r, At: s.now, To: to}
+}
+
+func (s *Session) alias(id string, canonical uint64, l ledger.Link) error {
+	row, err := s.tx.AddAlias(id, canonical, l)
 	s.ids[id] = &row
 	return err
 }
 
 // merge makes user from part of user into, and corrects what the session knows.
-func (s *Session) merge(from, into uint64, r ledger.Reason) error {
+func (s *Session) merge(from, into uint64, l ledger.Link) error {
 	props, err := s.profile(from)
 	if err != nil {
 		return err
 	}
-	if err := s.tx.Merge(from, into, r, s.now); err != nil {
+	if err := s.tx.Merge(from, into, l); err != nil {
 		return err
 	}
 	for _, row := range s.ids {
 		if row != nil && row.Canonical == from {
 			row.Canonical = into
 			if row.UserNo == from && row.Reason == ledger.FirstSeen {
-				row.Reason = r
+				row.Reason = l.Reason
 			}
 		}
 	}

@@ -40,6 +40,18 @@ type ID struct {
 	// Reason and At say why and since when.
 	Reason Reason
 	At     time.Time
+	// LinkedTo is the id that the link named; empty for a first id.
+	LinkedTo string
+}
+
+// Merge is one number that got another canonical user.
+type Merge struct {
+	// Seq is the sequence of the change.
+	Seq uint64
+	// UserNo is the number, Canonical the user it belongs to from At on.
+	UserNo, Canonical uint64
+	// At is when, Unix milliseconds.
+	AtMS int64
 }
 
 // User is one user number.
@@ -100,8 +112,18 @@ type Cluster struct {
 	User User
 	// IDs are all ids, oldest first.
 	IDs []ID
+	// Conflicts are partner properties whose value was not linked.
+	Conflicts []Conflict
 	// Identified says whether a profile exists.
 	Identified bool
+}
+
+// Conflict is a partner property of a user whose value is not the user's.
+type Conflict struct {
+	// Property is its name; Value is empty when the value can't be anybody's id.
+	Property, Value string
+	// Owner is the canonical id of the user who has the value, or empty.
+	Owner string
 }
 
 // Warning counts one kind of trouble.
@@ -150,6 +172,14 @@ type Ledger interface {
 	// ChangedUsers returns the numbers of users changed after since, merged-away
 	// ones and their canonical users included.
 	ChangedUsers(ctx context.Context, projectID int64, since uint64) ([]uint64, error)
+	// Merges returns the merges with since < sequence ≤ upTo, in order.
+	Merges(ctx context.Context, projectID int64, since, upTo uint64) ([]Merge, error)
+	// UserBefore returns the user that an id belonged to before an instant, with
+	// all numbers; nil for an unknown id. Aliases that moved are taken as they are now.
+	UserBefore(ctx context.Context, projectID int64, id string, before time.Time) (*PastUser, error)
+	// Projects lists the projects that Freeze knows, by id.
+	Projects(ctx context.Context) ([]int64, error)
+	Reclassifications
 	// Warnings lists a project's warnings by kind.
 	Warnings(ctx context.Context, projectID int64) ([]Warning, error)
 	// Seq returns the newest sequence, cheaply; 0 for an unknown project.
@@ -162,6 +192,15 @@ type Ledger interface {
 	Close() error
 }
 
+// PastUser is a user as of an instant.
+type PastUser struct {
+	// Canonical is the number and DistinctID the id of the canonical user then.
+	Canonical  uint64
+	DistinctID string
+	// Nos are all numbers of the user then, Canonical included.
+	Nos []uint64
+}
+
 // Name is the canonical user of a number.
 type Name struct {
 	// Canonical is its number.
@@ -170,6 +209,15 @@ type Name struct {
 	DistinctID string
 	// Own is the id the asked number was made for.
 	Own string
+}
+
+// Link is why two ids belong together.
+type Link struct {
+	// Reason is the kind of link, At when it was made.
+	Reason Reason
+	At     time.Time
+	// To is the id of the user that the link named.
+	To string
 }
 
 // Tx is one transaction on one project. It sees its own writes.
@@ -181,14 +229,14 @@ type Tx interface {
 	// NewUsers makes a user for each id, all unknown and different, and returns
 	// them in order. A number that the transaction does not commit is used again.
 	NewUsers(ids []string, at time.Time) ([]ID, error)
-	// AddAlias makes an unknown id one of canonical user no's.
-	AddAlias(id string, no uint64, r Reason, at time.Time) (ID, error)
+	// AddAlias makes an unknown id one of canonical user no's. l says why.
+	AddAlias(id string, no uint64, l Link) (ID, error)
 	// Repoint makes a known id one of user no's from now on, without its earlier
 	// events. The user it had keeps them; both get the next sequence.
-	Repoint(id string, no uint64, r Reason, at time.Time) error
+	Repoint(id string, no uint64, l Link) error
 	// Merge makes every number of canonical user from one of canonical user into,
 	// and gives each of them and into the next sequence.
-	Merge(from, into uint64, r Reason, at time.Time) error
+	Merge(from, into uint64, l Link) error
 	// Profiles reads profiles of canonical users.
 	Profiles(nos []uint64) (map[uint64]Profile, error)
 	// PutProfiles writes profiles and gives each user the next sequence.

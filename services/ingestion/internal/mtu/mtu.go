@@ -5,6 +5,8 @@ package mtu
 import (
 	_ "embed"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -90,6 +92,9 @@ func Parse(b []byte) (*Rules, error) {
 	}
 	return r, nil
 }
+
+// Names are the event names that any rule lists, sorted.
+func (r *Rules) Names() []string { return slices.Sorted(maps.Keys(r.byName)) }
 
 // Markers are the marker values of one event.
 type Markers struct {

@@ -202,32 +202,6 @@ func (s *Data) ListProfiles(ctx context.Context, req *ingestionv1.ListProfilesRe
 	return out, nil
 }
 
-var reasons = map[ledger.Reason]ingestionv1.LinkedId_Reason{
-	ledger.FirstSeen: ingestionv1.LinkedId_REASON_FIRST_SEEN, ledger.DeviceLink: ingestionv1.LinkedId_REASON_DEVICE_LINK,
-	ledger.Identify: ingestionv1.LinkedId_REASON_IDENTIFY, ledger.Alias: ingestionv1.LinkedId_REASON_ALIAS,
-	ledger.MergeCall: ingestionv1.LinkedId_REASON_MERGE, ledger.PartnerAlias: ingestionv1.LinkedId_REASON_PARTNER_ALIAS,
-}
-
-// LookupIdentity shows all ids of a user.
-func (s *Data) LookupIdentity(ctx context.Context, req *ingestionv1.LookupIdentityRequest) (*ingestionv1.LookupIdentityResponse, error) {
-	id, err := projectID(req.GetParent())
-	if err != nil {
-		return nil, err
-	}
-	c, err := s.Ledger.Cluster(ctx, id, req.GetDistinctId())
-	if err != nil {
-		return nil, err
-	}
-	if c == nil {
-		return nil, fault.New(fault.NotFound, "IDENTITY_NOT_FOUND", "no user has this id")
-	}
-	out := &ingestionv1.LookupIdentityResponse{UserNo: c.User.No, CanonicalId: c.User.DistinctID, Identified: c.Identified}
-	for _, i := range c.IDs {
-		out.Ids = append(out.Ids, &ingestionv1.LinkedId{Id: i.DistinctID, Reason: reasons[i.Reason], LinkTime: timestamppb.New(i.At)})
-	}
-	return out, nil
-}
-
 // ListWarnings returns a project's warnings by kind.
 func (s *Data) ListWarnings(ctx context.Context, req *ingestionv1.ListWarningsRequest) (*ingestionv1.ListWarningsResponse, error) {
 	id, err := projectID(req.GetParent())

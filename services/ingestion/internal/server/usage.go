@@ -1,29 +1,32 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"encoding/csv"
 	"strconv"
 	"time"
 
+	"google.golang.org/genproto/googleapis/api/httpbody"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
-	"github.com/cohortbridge/cohortbridge/platform/fault"
-	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/feed"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/mtu"
-	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/usage"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/warehouse"
 )
 
 // Usage serves UsageService.
 type Usage struct {
 	ingestionv1.UnimplementedUsageServiceServer
-	// Registry knows how a project counts; Warehouse and Feeder are what is read.
-	Registry  project.Registry
-	Warehouse warehouse.Warehouse
-	Feeder    *feed.Feeder
+	// Reporter reads figures, Jobs judges stored events again.
+	Reporter *usage.Reporter
+	Jobs     *usage.Reclassifier
+	// Ledger has the jobs.
+	Ledger ledger.Ledger
 	// Rules are the rules that judge events now.
 	Rules *mtu.Rules
-	// Now tells the current month.
-	Now project.Clock
 }
 
 // GetUsage reports a month.
@@ -32,30 +35,106 @@ func (s *Usage) GetUsage(ctx context.Context, req *ingestionv1.GetUsageRequest) 
 	if err != nil {
 		return nil, err
 	}
-	p, err := s.Registry.ByID(ctx, id)
+	m, err := s.Reporter.Month(ctx, id, req.GetMonth())
 	if err != nil {
 		return nil, err
 	}
-	month := req.GetMonth()
-	if month == "" {
-		month = s.Now().UTC().Format("2006-01")
-	}
-	from, err := time.Parse("2006-01", month)
-	if err != nil {
-		return nil, fault.Field("month", "must be yyyy-mm")
-	}
-	var u *warehouse.Usage
-	if err := s.Feeder.Read(ctx, id, func() error {
-		u, err = s.Warehouse.Usage(ctx, warehouse.UsageQuery{ProjectID: id, FromMS: from.UnixMilli(), ToMS: from.AddDate(0, 1, 0).UnixMilli(), ByEventTime: p.MTU.ByEventTime})
-		return err
-	}); err != nil {
-		return nil, err
-	}
-	count, guarded := mtu.Count(u.Users, u.Guardrail)
+	return s.month(m), nil
+}
+
+func (s *Usage) month(m *usage.Month) *ingestionv1.GetUsageResponse {
 	return &ingestionv1.GetUsageResponse{
-		Month: month, Mtu: count, Users: u.Users, QualifyingEvents: u.Qualifying, ExemptEvents: u.Exempt, ExemptByRule: u.ExemptByRule,
-		ExemptOnlyUsers: u.ExemptOnly, RulesVersion: strconv.Itoa(s.Rules.Version), Guardrail: guarded, EventsBySource: u.BySource,
-	}, nil
+		Month: m.Name, Mtu: m.MTU, Users: m.Users, QualifyingEvents: m.Qualifying, ExemptEvents: m.Exempt, ExemptByRule: m.ExemptByRule,
+		ExemptOnlyUsers: m.ExemptOnly, RulesVersion: strconv.Itoa(s.Rules.Version), Guardrail: m.Guarded, GuardrailEvents: m.Usage.Guardrail,
+		EventsBySource: m.BySource, Closed: m.Closed,
+	}
+}
+
+// ListUsage reports months, oldest first.
+func (s *Usage) ListUsage(ctx context.Context, req *ingestionv1.ListUsageRequest) (*ingestionv1.ListUsageResponse, error) {
+	list, err := s.months(ctx, req.GetParent(), req.GetUntil(), req.GetMonths())
+	if err != nil {
+		return nil, err
+	}
+	out := &ingestionv1.ListUsageResponse{}
+	for _, m := range list {
+		out.Months = append(out.Months, s.month(m))
+	}
+	return out, nil
+}
+
+func (s *Usage) months(ctx context.Context, parent, until string, n int32) ([]*usage.Month, error) {
+	id, err := projectID(parent)
+	if err != nil {
+		return nil, err
+	}
+	return s.Reporter.Months(ctx, id, until, int(n))
+}
+
+// ExportUsage is ListUsage as CSV.
+func (s *Usage) ExportUsage(ctx context.Context, req *ingestionv1.ExportUsageRequest) (*httpbody.HttpBody, error) {
+	list, err := s.months(ctx, req.GetParent(), req.GetUntil(), req.GetMonths())
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	w := csv.NewWriter(&b)
+	_ = w.Write([]string{"month", "mtu", "users", "qualifying_events", "exempt_events", "exempt_only_users", "guardrail_events", "guardrail", "closed"}) // a buffer never fails
+	for _, m := range list {
+		n := func(v int64) string { return strconv.FormatInt(v, 10) }
+		_ = w.Write([]string{m.Name, n(m.MTU), n(m.Users), n(m.Qualifying), n(m.Exempt), n(m.ExemptOnly), n(m.Usage.Guardrail), strconv.FormatBool(m.Guarded), strconv.FormatBool(m.Closed)})
+	}
+	w.Flush()
+	return &httpbody.HttpBody{ContentType: "text/csv; charset=utf-8", Data: b.Bytes()}, nil
+}
+
+// BreakDownUsage splits a month.
+func (s *Usage) BreakDownUsage(ctx context.Context, req *ingestionv1.BreakDownUsageRequest) (*ingestionv1.BreakDownUsageResponse, error) {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	month, groups, err := s.Reporter.BreakDown(ctx, id, req.GetMonth(), warehouse.GroupBy(req.GetBy())) //nolint:gosec // validated enum with the same numbers
+	if err != nil {
+		return nil, err
+	}
+	out := &ingestionv1.BreakDownUsageResponse{Month: month}
+	for _, g := range groups {
+		out.Groups = append(out.Groups, &ingestionv1.UsageGroup{Key: g.Key, Users: g.Users, QualifyingEvents: g.Qualifying, ExemptEvents: g.Exempt})
+	}
+	return out, nil
+}
+
+// ExplainUser says whether a user counted, and why.
+func (s *Usage) ExplainUser(ctx context.Context, req *ingestionv1.ExplainUserRequest) (*ingestionv1.ExplainUserResponse, error) {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	e, err := s.Reporter.Explain(ctx, id, req.GetMonth(), req.GetDistinctId())
+	if err != nil {
+		return nil, err
+	}
+	out := &ingestionv1.ExplainUserResponse{Month: e.Month, CanonicalId: e.CanonicalID, Counted: e.First != nil, Explanation: e.Text, QualifyingEvents: e.Qualifying, ExemptByRule: e.ExemptByRule}
+	if f := e.First; f != nil {
+		out.FirstQualifyingEvent = &ingestionv1.CountedEvent{
+			Event: f.Name, Time: timestamppb.New(time.UnixMilli(f.TimeMS)), ProcessingTime: timestamppb.New(time.UnixMilli(f.ReceivedMS)), Source: f.Source, RulesVersion: strconv.Itoa(int(f.RulesVersion)),
+		}
+	}
+	return out, nil
+}
+
+// GetOrganizationUsage adds up all projects.
+func (s *Usage) GetOrganizationUsage(ctx context.Context, req *ingestionv1.GetOrganizationUsageRequest) (*ingestionv1.GetOrganizationUsageResponse, error) {
+	month, total, parts, err := s.Reporter.Organization(ctx, req.GetMonth())
+	if err != nil {
+		return nil, err
+	}
+	out := &ingestionv1.GetOrganizationUsageResponse{Month: month, Mtu: total}
+	for _, p := range parts {
+		out.Projects = append(out.Projects, &ingestionv1.ProjectUsage{Project: "projects/" + strconv.FormatInt(p.ProjectID, 10), Usage: s.month(p.Month)})
+	}
+	return out, nil
 }
 
 // ListMtuRules returns the rules that exempt events.

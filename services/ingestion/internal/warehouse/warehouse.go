@@ -11,6 +11,7 @@ import (
 
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/leaf"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/mtu"
 )
 
 // Flags of a stored event. The numbers are stored.
@@ -88,6 +89,66 @@ type UsageQuery struct {
 	FromMS, ToMS int64
 	// ByEventTime takes the event's time instead of the processing time.
 	ByEventTime bool
+	// MergedBeforeMS counts users as they were before an instant, Unix
+	// milliseconds; 0 counts them as they are now.
+	MergedBeforeMS int64
+}
+
+// GroupBy is what usage is split by.
+type GroupBy uint8
+
+const (
+	// ByDay splits by UTC day of the time asked for.
+	ByDay GroupBy = 1
+	// BySource splits by `$source`.
+	BySource GroupBy = 2
+	// ByEvent splits by event name.
+	ByEvent GroupBy = 3
+)
+
+// UsageGroup is one part of a span.
+type UsageGroup struct {
+	// Key is the source or name; Day the day counted from 1970-01-01.
+	Key string
+	Day int64
+	// Users are canonical users with a qualifying event in the group.
+	Users int64
+	// Qualifying and Exempt count events.
+	Qualifying, Exempt int64
+}
+
+// UserUsage is what one user's events count up to.
+type UserUsage struct {
+	// Qualifying counts events, ExemptByRule the exempt ones.
+	Qualifying   int64
+	ExemptByRule map[string]int64
+	// First is the qualifying event processed first; nil when there is none.
+	First *CountedEvent
+}
+
+// CountedEvent is an event that makes a user count.
+type CountedEvent struct {
+	// Name and Source are as stored; RulesVersion is that of the rules that judged it.
+	Name, Source string
+	RulesVersion uint16
+	// TimeMS is the event's time, ReceivedMS the processing time; Unix milliseconds.
+	TimeMS, ReceivedMS int64
+}
+
+// Judged is what a verdict depends on, with the verdict that is stored.
+type Judged struct {
+	// Name, Source and PartnerID are the event's.
+	Name, Source, PartnerID string
+	// Verdict is the stored one.
+	Verdict mtu.Verdict
+}
+
+// DayCount is how many events a day has.
+type DayCount struct {
+	// Day is the UTC day of event time, counted from 1970-01-01.
+	Day int32
+	// Events is how many.
+	Events int64
 }
 
 // Usage is what a span of time counts up to.
@@ -130,8 +191,8 @@ type Warehouse interface {
 	// them are durable when it returns nil, none otherwise.
 	Append(ctx context.Context, rows []Row) (Appended, error)
 	// Apply brings the projection of profiles and merges up to date with changes
-	// in order of sequence, the last of which is upTo.
-	Apply(ctx context.Context, projectID int64, changes []ledger.Change, upTo uint64) error
+	// and merges in order of sequence, all those after the last upTo up to this one.
+	Apply(ctx context.Context, projectID int64, changes []ledger.Change, merges []ledger.Merge, upTo uint64) error
 	// AppliedSeq is the upTo of the last Apply, 0 for none.
 	AppliedSeq(ctx context.Context, projectID int64) (uint64, error)
 	// Reset empties a project's projection, so that it is fed from sequence 0.
@@ -144,6 +205,16 @@ type Warehouse interface {
 	Export(ctx context.Context, q ExportQuery, fn func(Exported) error) error
 	// Usage counts events of a span of time.
 	Usage(ctx context.Context, q UsageQuery) (*Usage, error)
+	// BreakDown splits a span: days in order, others by events, most first.
+	BreakDown(ctx context.Context, q UsageQuery, by GroupBy, limit int) ([]UsageGroup, error)
+	// UserUsage counts the events of one user, given by all its numbers.
+	UserUsage(ctx context.Context, q UsageQuery, nos []uint64) (*UserUsage, error)
+	// Days counts events by day of event time, from day to day inclusive, in order.
+	Days(ctx context.Context, projectID int64, from, to int32) ([]DayCount, error)
+	// Reclassify judges a day's events again and stores the verdicts that differ,
+	// in one transaction. Only events that have one of the names, or are exempt now,
+	// are judged. changed counts the events whose verdict is another one.
+	Reclassify(ctx context.Context, projectID int64, day int32, names []string, rulesVersion uint16, judge func(Judged) mtu.Verdict) (changed int64, err error)
 	// Events counts a project's stored events.
 	Events(ctx context.Context, projectID int64) (int64, error)
 	// Close makes everything durable and releases the store.

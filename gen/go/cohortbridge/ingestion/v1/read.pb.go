@@ -25,75 +25,6 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Reason an id belongs to a user.
-type LinkedId_Reason int32
-
-const (
-	// Never set.
-	LinkedId_REASON_UNSPECIFIED LinkedId_Reason = 0
-	// The id the user was first seen with.
-	LinkedId_REASON_FIRST_SEEN LinkedId_Reason = 1
-	// `$device_id` and `$user_id` on one event.
-	LinkedId_REASON_DEVICE_LINK LinkedId_Reason = 2
-	// `$identify`.
-	LinkedId_REASON_IDENTIFY LinkedId_Reason = 3
-	// `$create_alias`.
-	LinkedId_REASON_ALIAS LinkedId_Reason = 4
-	// `$merge`.
-	LinkedId_REASON_MERGE LinkedId_Reason = 5
-	// A partner's id property on the profile.
-	LinkedId_REASON_PARTNER_ALIAS LinkedId_Reason = 6
-)
-
-// Enum value maps for LinkedId_Reason.
-var (
-	LinkedId_Reason_name = map[int32]string{
-		0: "REASON_UNSPECIFIED",
-		1: "REASON_FIRST_SEEN",
-		2: "REASON_DEVICE_LINK",
-		3: "REASON_IDENTIFY",
-		4: "REASON_ALIAS",
-		5: "REASON_MERGE",
-		6: "REASON_PARTNER_ALIAS",
-	}
-	LinkedId_Reason_value = map[string]int32{
-		"REASON_UNSPECIFIED":   0,
-		"REASON_FIRST_SEEN":    1,
-		"REASON_DEVICE_LINK":   2,
-		"REASON_IDENTIFY":      3,
-		"REASON_ALIAS":         4,
-		"REASON_MERGE":         5,
-		"REASON_PARTNER_ALIAS": 6,
-	}
-)
-
-func (x LinkedId_Reason) Enum() *LinkedId_Reason {
-	p := new(LinkedId_Reason)
-	*p = x
-	return p
-}
-
-func (x LinkedId_Reason) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (LinkedId_Reason) Descriptor() protoreflect.EnumDescriptor {
-	return file_cohortbridge_ingestion_v1_read_proto_enumTypes[0].Descriptor()
-}
-
-func (LinkedId_Reason) Type() protoreflect.EnumType {
-	return &file_cohortbridge_ingestion_v1_read_proto_enumTypes[0]
-}
-
-func (x LinkedId_Reason) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use LinkedId_Reason.Descriptor instead.
-func (LinkedId_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{10, 0}
-}
-
 // ExportEventsRequest asks for stored events.
 type ExportEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -615,198 +546,6 @@ func (x *ListProfilesResponse) GetNextPageToken() string {
 	return ""
 }
 
-// LookupIdentityRequest names an id.
-type LookupIdentityRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// `projects/{project}`.
-	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// Any id of the user.
-	DistinctId    string `protobuf:"bytes,2,opt,name=distinct_id,json=distinctId,proto3" json:"distinct_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *LookupIdentityRequest) Reset() {
-	*x = LookupIdentityRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *LookupIdentityRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*LookupIdentityRequest) ProtoMessage() {}
-
-func (x *LookupIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use LookupIdentityRequest.ProtoReflect.Descriptor instead.
-func (*LookupIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{8}
-}
-
-func (x *LookupIdentityRequest) GetParent() string {
-	if x != nil {
-		return x.Parent
-	}
-	return ""
-}
-
-func (x *LookupIdentityRequest) GetDistinctId() string {
-	if x != nil {
-		return x.DistinctId
-	}
-	return ""
-}
-
-// LookupIdentityResponse is the user's cluster of ids; NOT_FOUND for an unknown id.
-type LookupIdentityResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The user's number in the project.
-	UserNo uint64 `protobuf:"varint,1,opt,name=user_no,json=userNo,proto3" json:"user_no,omitempty"`
-	// Canonical id.
-	CanonicalId string `protobuf:"bytes,2,opt,name=canonical_id,json=canonicalId,proto3" json:"canonical_id,omitempty"`
-	// All ids.
-	Ids []*LinkedId `protobuf:"bytes,3,rep,name=ids,proto3" json:"ids,omitempty"`
-	// Whether the user has a profile with at least one property.
-	Identified    bool `protobuf:"varint,4,opt,name=identified,proto3" json:"identified,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *LookupIdentityResponse) Reset() {
-	*x = LookupIdentityResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *LookupIdentityResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*LookupIdentityResponse) ProtoMessage() {}
-
-func (x *LookupIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use LookupIdentityResponse.ProtoReflect.Descriptor instead.
-func (*LookupIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{9}
-}
-
-func (x *LookupIdentityResponse) GetUserNo() uint64 {
-	if x != nil {
-		return x.UserNo
-	}
-	return 0
-}
-
-func (x *LookupIdentityResponse) GetCanonicalId() string {
-	if x != nil {
-		return x.CanonicalId
-	}
-	return ""
-}
-
-func (x *LookupIdentityResponse) GetIds() []*LinkedId {
-	if x != nil {
-		return x.Ids
-	}
-	return nil
-}
-
-func (x *LookupIdentityResponse) GetIdentified() bool {
-	if x != nil {
-		return x.Identified
-	}
-	return false
-}
-
-// LinkedId is one id of a user.
-type LinkedId struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The id.
-	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Why it belongs to the user.
-	Reason LinkedId_Reason `protobuf:"varint,2,opt,name=reason,proto3,enum=cohortbridge.ingestion.v1.LinkedId_Reason" json:"reason,omitempty"`
-	// Since when.
-	LinkTime      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=link_time,json=linkTime,proto3" json:"link_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *LinkedId) Reset() {
-	*x = LinkedId{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *LinkedId) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*LinkedId) ProtoMessage() {}
-
-func (x *LinkedId) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use LinkedId.ProtoReflect.Descriptor instead.
-func (*LinkedId) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{10}
-}
-
-func (x *LinkedId) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *LinkedId) GetReason() LinkedId_Reason {
-	if x != nil {
-		return x.Reason
-	}
-	return LinkedId_REASON_UNSPECIFIED
-}
-
-func (x *LinkedId) GetLinkTime() *timestamppb.Timestamp {
-	if x != nil {
-		return x.LinkTime
-	}
-	return nil
-}
-
 // ListWarningsRequest asks for a project's warnings.
 type ListWarningsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -818,7 +557,7 @@ type ListWarningsRequest struct {
 
 func (x *ListWarningsRequest) Reset() {
 	*x = ListWarningsRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -830,7 +569,7 @@ func (x *ListWarningsRequest) String() string {
 func (*ListWarningsRequest) ProtoMessage() {}
 
 func (x *ListWarningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -843,7 +582,7 @@ func (x *ListWarningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWarningsRequest.ProtoReflect.Descriptor instead.
 func (*ListWarningsRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{11}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListWarningsRequest) GetParent() string {
@@ -864,7 +603,7 @@ type ListWarningsResponse struct {
 
 func (x *ListWarningsResponse) Reset() {
 	*x = ListWarningsResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +615,7 @@ func (x *ListWarningsResponse) String() string {
 func (*ListWarningsResponse) ProtoMessage() {}
 
 func (x *ListWarningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +628,7 @@ func (x *ListWarningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWarningsResponse.ProtoReflect.Descriptor instead.
 func (*ListWarningsResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{12}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListWarningsResponse) GetWarnings() []*Warning {
@@ -916,7 +655,7 @@ type Warning struct {
 
 func (x *Warning) Reset() {
 	*x = Warning{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +667,7 @@ func (x *Warning) String() string {
 func (*Warning) ProtoMessage() {}
 
 func (x *Warning) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +680,7 @@ func (x *Warning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warning.ProtoReflect.Descriptor instead.
 func (*Warning) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{13}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Warning) GetKind() string {
@@ -983,7 +722,7 @@ type GetDataStatisticsRequest struct {
 
 func (x *GetDataStatisticsRequest) Reset() {
 	*x = GetDataStatisticsRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +734,7 @@ func (x *GetDataStatisticsRequest) String() string {
 func (*GetDataStatisticsRequest) ProtoMessage() {}
 
 func (x *GetDataStatisticsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +747,7 @@ func (x *GetDataStatisticsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDataStatisticsRequest.ProtoReflect.Descriptor instead.
 func (*GetDataStatisticsRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{14}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *GetDataStatisticsRequest) GetParent() string {
@@ -1035,7 +774,7 @@ type GetDataStatisticsResponse struct {
 
 func (x *GetDataStatisticsResponse) Reset() {
 	*x = GetDataStatisticsResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[15]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +786,7 @@ func (x *GetDataStatisticsResponse) String() string {
 func (*GetDataStatisticsResponse) ProtoMessage() {}
 
 func (x *GetDataStatisticsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[15]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +799,7 @@ func (x *GetDataStatisticsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDataStatisticsResponse.ProtoReflect.Descriptor instead.
 func (*GetDataStatisticsResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{15}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetDataStatisticsResponse) GetEvents() int64 {
@@ -1102,7 +841,7 @@ type RebuildProjectionRequest struct {
 
 func (x *RebuildProjectionRequest) Reset() {
 	*x = RebuildProjectionRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[16]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1114,7 +853,7 @@ func (x *RebuildProjectionRequest) String() string {
 func (*RebuildProjectionRequest) ProtoMessage() {}
 
 func (x *RebuildProjectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[16]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1127,7 +866,7 @@ func (x *RebuildProjectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildProjectionRequest.ProtoReflect.Descriptor instead.
 func (*RebuildProjectionRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{16}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RebuildProjectionRequest) GetParent() string {
@@ -1148,7 +887,7 @@ type RebuildProjectionResponse struct {
 
 func (x *RebuildProjectionResponse) Reset() {
 	*x = RebuildProjectionResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[17]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +899,7 @@ func (x *RebuildProjectionResponse) String() string {
 func (*RebuildProjectionResponse) ProtoMessage() {}
 
 func (x *RebuildProjectionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[17]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +912,7 @@ func (x *RebuildProjectionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildProjectionResponse.ProtoReflect.Descriptor instead.
 func (*RebuildProjectionResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{17}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RebuildProjectionResponse) GetProfiles() int64 {
@@ -1181,362 +920,6 @@ func (x *RebuildProjectionResponse) GetProfiles() int64 {
 		return x.Profiles
 	}
 	return 0
-}
-
-// GetUsageRequest asks for a month.
-type GetUsageRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// `projects/{project}`.
-	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
-	// UTC calendar month yyyy-mm; default the current one.
-	Month         string `protobuf:"bytes,2,opt,name=month,proto3" json:"month,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *GetUsageRequest) Reset() {
-	*x = GetUsageRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[18]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *GetUsageRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*GetUsageRequest) ProtoMessage() {}
-
-func (x *GetUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[18]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use GetUsageRequest.ProtoReflect.Descriptor instead.
-func (*GetUsageRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{18}
-}
-
-func (x *GetUsageRequest) GetParent() string {
-	if x != nil {
-		return x.Parent
-	}
-	return ""
-}
-
-func (x *GetUsageRequest) GetMonth() string {
-	if x != nil {
-		return x.Month
-	}
-	return ""
-}
-
-// GetUsageResponse is a month's figures.
-type GetUsageResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The month, yyyy-mm.
-	Month string `protobuf:"bytes,1,opt,name=month,proto3" json:"month,omitempty"`
-	// What is billed: max(users, ceil(events / 1000)).
-	Mtu int64 `protobuf:"varint,2,opt,name=mtu,proto3" json:"mtu,omitempty"`
-	// Canonical users with at least one qualifying event.
-	Users int64 `protobuf:"varint,3,opt,name=users,proto3" json:"users,omitempty"`
-	// Qualifying events.
-	QualifyingEvents int64 `protobuf:"varint,4,opt,name=qualifying_events,json=qualifyingEvents,proto3" json:"qualifying_events,omitempty"`
-	// Exempt events.
-	ExemptEvents int64 `protobuf:"varint,5,opt,name=exempt_events,json=exemptEvents,proto3" json:"exempt_events,omitempty"`
-	// Exempt events by rule, e.g. `clevertap`.
-	ExemptByRule map[string]int64 `protobuf:"bytes,6,rep,name=exempt_by_rule,json=exemptByRule,proto3" json:"exempt_by_rule,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	// Users who had only exempt events: reached, but not counted.
-	ExemptOnlyUsers int64 `protobuf:"varint,7,opt,name=exempt_only_users,json=exemptOnlyUsers,proto3" json:"exempt_only_users,omitempty"`
-	// Version of the rules that gave the verdicts now.
-	RulesVersion string `protobuf:"bytes,8,opt,name=rules_version,json=rulesVersion,proto3" json:"rules_version,omitempty"`
-	// True when the events guardrail and not the users decides.
-	Guardrail bool `protobuf:"varint,9,opt,name=guardrail,proto3" json:"guardrail,omitempty"`
-	// Events by `$source`; key "" for events without.
-	EventsBySource map[string]int64 `protobuf:"bytes,10,rep,name=events_by_source,json=eventsBySource,proto3" json:"events_by_source,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
-}
-
-func (x *GetUsageResponse) Reset() {
-	*x = GetUsageResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[19]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *GetUsageResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*GetUsageResponse) ProtoMessage() {}
-
-func (x *GetUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[19]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use GetUsageResponse.ProtoReflect.Descriptor instead.
-func (*GetUsageResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{19}
-}
-
-func (x *GetUsageResponse) GetMonth() string {
-	if x != nil {
-		return x.Month
-	}
-	return ""
-}
-
-func (x *GetUsageResponse) GetMtu() int64 {
-	if x != nil {
-		return x.Mtu
-	}
-	return 0
-}
-
-func (x *GetUsageResponse) GetUsers() int64 {
-	if x != nil {
-		return x.Users
-	}
-	return 0
-}
-
-func (x *GetUsageResponse) GetQualifyingEvents() int64 {
-	if x != nil {
-		return x.QualifyingEvents
-	}
-	return 0
-}
-
-func (x *GetUsageResponse) GetExemptEvents() int64 {
-	if x != nil {
-		return x.ExemptEvents
-	}
-	return 0
-}
-
-func (x *GetUsageResponse) GetExemptByRule() map[string]int64 {
-	if x != nil {
-		return x.ExemptByRule
-	}
-	return nil
-}
-
-func (x *GetUsageResponse) GetExemptOnlyUsers() int64 {
-	if x != nil {
-		return x.ExemptOnlyUsers
-	}
-	return 0
-}
-
-func (x *GetUsageResponse) GetRulesVersion() string {
-	if x != nil {
-		return x.RulesVersion
-	}
-	return ""
-}
-
-func (x *GetUsageResponse) GetGuardrail() bool {
-	if x != nil {
-		return x.Guardrail
-	}
-	return false
-}
-
-func (x *GetUsageResponse) GetEventsBySource() map[string]int64 {
-	if x != nil {
-		return x.EventsBySource
-	}
-	return nil
-}
-
-// ListMtuRulesRequest is empty.
-type ListMtuRulesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ListMtuRulesRequest) Reset() {
-	*x = ListMtuRulesRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[20]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ListMtuRulesRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ListMtuRulesRequest) ProtoMessage() {}
-
-func (x *ListMtuRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[20]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ListMtuRulesRequest.ProtoReflect.Descriptor instead.
-func (*ListMtuRulesRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{20}
-}
-
-// ListMtuRulesResponse has the rules.
-type ListMtuRulesResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Version of the rule set.
-	Version string `protobuf:"bytes,1,opt,name=version,proto3" json:"version,omitempty"`
-	// The rules.
-	Rules         []*MtuRule `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ListMtuRulesResponse) Reset() {
-	*x = ListMtuRulesResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[21]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ListMtuRulesResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ListMtuRulesResponse) ProtoMessage() {}
-
-func (x *ListMtuRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[21]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ListMtuRulesResponse.ProtoReflect.Descriptor instead.
-func (*ListMtuRulesResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{21}
-}
-
-func (x *ListMtuRulesResponse) GetVersion() string {
-	if x != nil {
-		return x.Version
-	}
-	return ""
-}
-
-func (x *ListMtuRulesResponse) GetRules() []*MtuRule {
-	if x != nil {
-		return x.Rules
-	}
-	return nil
-}
-
-// MtuRule exempts events from MTU.
-type MtuRule struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Id used in verdicts, e.g. `clevertap` or `general`.
-	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Where it is documented.
-	Source string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
-	// Exact event names.
-	Events []string `protobuf:"bytes,3,rep,name=events,proto3" json:"events,omitempty"`
-	// Event property that must mark the event as the partner's; empty: name alone.
-	MarkerProperty string `protobuf:"bytes,4,opt,name=marker_property,json=markerProperty,proto3" json:"marker_property,omitempty"`
-	// Values of the marker, compared ignoring case.
-	MarkerValues  []string `protobuf:"bytes,5,rep,name=marker_values,json=markerValues,proto3" json:"marker_values,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *MtuRule) Reset() {
-	*x = MtuRule{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[22]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *MtuRule) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*MtuRule) ProtoMessage() {}
-
-func (x *MtuRule) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[22]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use MtuRule.ProtoReflect.Descriptor instead.
-func (*MtuRule) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{22}
-}
-
-func (x *MtuRule) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *MtuRule) GetSource() string {
-	if x != nil {
-		return x.Source
-	}
-	return ""
-}
-
-func (x *MtuRule) GetEvents() []string {
-	if x != nil {
-		return x.Events
-	}
-	return nil
-}
-
-func (x *MtuRule) GetMarkerProperty() string {
-	if x != nil {
-		return x.MarkerProperty
-	}
-	return ""
-}
-
-func (x *MtuRule) GetMarkerValues() []string {
-	if x != nil {
-		return x.MarkerValues
-	}
-	return nil
 }
 
 var File_cohortbridge_ingestion_v1_read_proto protoreflect.FileDescriptor
@@ -1585,30 +968,7 @@ const file_cohortbridge_ingestion_v1_read_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"~\n" +
 	"\x14ListProfilesResponse\x12>\n" +
 	"\bprofiles\x18\x01 \x03(\v2\".cohortbridge.ingestion.v1.ProfileR\bprofiles\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x81\x01\n" +
-	"\x15LookupIdentityRequest\x128\n" +
-	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12.\n" +
-	"\vdistinct_id\x18\x02 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x01\x18\x80\bR\n" +
-	"distinctId\"\xab\x01\n" +
-	"\x16LookupIdentityResponse\x12\x17\n" +
-	"\auser_no\x18\x01 \x01(\x04R\x06userNo\x12!\n" +
-	"\fcanonical_id\x18\x02 \x01(\tR\vcanonicalId\x125\n" +
-	"\x03ids\x18\x03 \x03(\v2#.cohortbridge.ingestion.v1.LinkedIdR\x03ids\x12\x1e\n" +
-	"\n" +
-	"identified\x18\x04 \x01(\bR\n" +
-	"identified\"\xbc\x02\n" +
-	"\bLinkedId\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12B\n" +
-	"\x06reason\x18\x02 \x01(\x0e2*.cohortbridge.ingestion.v1.LinkedId.ReasonR\x06reason\x127\n" +
-	"\tlink_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\blinkTime\"\xa2\x01\n" +
-	"\x06Reason\x12\x16\n" +
-	"\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
-	"\x11REASON_FIRST_SEEN\x10\x01\x12\x16\n" +
-	"\x12REASON_DEVICE_LINK\x10\x02\x12\x13\n" +
-	"\x0fREASON_IDENTIFY\x10\x03\x12\x10\n" +
-	"\fREASON_ALIAS\x10\x04\x12\x10\n" +
-	"\fREASON_MERGE\x10\x05\x12\x18\n" +
-	"\x14REASON_PARTNER_ALIAS\x10\x06\"O\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"O\n" +
 	"\x13ListWarningsRequest\x128\n" +
 	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\"V\n" +
 	"\x14ListWarningsResponse\x12>\n" +
@@ -1630,50 +990,15 @@ const file_cohortbridge_ingestion_v1_read_proto_rawDesc = "" +
 	"\x18RebuildProjectionRequest\x128\n" +
 	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\"7\n" +
 	"\x19RebuildProjectionResponse\x12\x1a\n" +
-	"\bprofiles\x18\x01 \x01(\x03R\bprofiles\"\x87\x01\n" +
-	"\x0fGetUsageRequest\x128\n" +
-	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12:\n" +
-	"\x05month\x18\x02 \x01(\tB$\xbaH!r\x1f2\x1d^([0-9]{4}-(0[1-9]|1[0-2]))?$R\x05month\"\xe5\x04\n" +
-	"\x10GetUsageResponse\x12\x14\n" +
-	"\x05month\x18\x01 \x01(\tR\x05month\x12\x10\n" +
-	"\x03mtu\x18\x02 \x01(\x03R\x03mtu\x12\x14\n" +
-	"\x05users\x18\x03 \x01(\x03R\x05users\x12+\n" +
-	"\x11qualifying_events\x18\x04 \x01(\x03R\x10qualifyingEvents\x12#\n" +
-	"\rexempt_events\x18\x05 \x01(\x03R\fexemptEvents\x12c\n" +
-	"\x0eexempt_by_rule\x18\x06 \x03(\v2=.cohortbridge.ingestion.v1.GetUsageResponse.ExemptByRuleEntryR\fexemptByRule\x12*\n" +
-	"\x11exempt_only_users\x18\a \x01(\x03R\x0fexemptOnlyUsers\x12#\n" +
-	"\rrules_version\x18\b \x01(\tR\frulesVersion\x12\x1c\n" +
-	"\tguardrail\x18\t \x01(\bR\tguardrail\x12i\n" +
-	"\x10events_by_source\x18\n" +
-	" \x03(\v2?.cohortbridge.ingestion.v1.GetUsageResponse.EventsBySourceEntryR\x0eeventsBySource\x1a?\n" +
-	"\x11ExemptByRuleEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1aA\n" +
-	"\x13EventsBySourceEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x15\n" +
-	"\x13ListMtuRulesRequest\"j\n" +
-	"\x14ListMtuRulesResponse\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\tR\aversion\x128\n" +
-	"\x05rules\x18\x02 \x03(\v2\".cohortbridge.ingestion.v1.MtuRuleR\x05rules\"\x97\x01\n" +
-	"\aMtuRule\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
-	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
-	"\x06events\x18\x03 \x03(\tR\x06events\x12'\n" +
-	"\x0fmarker_property\x18\x04 \x01(\tR\x0emarkerProperty\x12#\n" +
-	"\rmarker_values\x18\x05 \x03(\tR\fmarkerValues2\x9d\t\n" +
+	"\bprofiles\x18\x01 \x01(\x03R\bprofiles2\xf2\a\n" +
 	"\vDataService\x12\xa0\x01\n" +
 	"\fExportEvents\x12..cohortbridge.ingestion.v1.ExportEventsRequest\x1a/.cohortbridge.ingestion.v1.ExportEventsResponse\"-\x82\xd3\xe4\x93\x02'\x12%/v1/{parent=projects/*}/events:export0\x01\x12\x9a\x01\n" +
 	"\n" +
 	"GetProfile\x12,.cohortbridge.ingestion.v1.GetProfileRequest\x1a-.cohortbridge.ingestion.v1.GetProfileResponse\"/\x82\xd3\xe4\x93\x02)\x12'/v1/{parent=projects/*}/profiles:lookup\x12\x99\x01\n" +
-	"\fListProfiles\x12..cohortbridge.ingestion.v1.ListProfilesRequest\x1a/.cohortbridge.ingestion.v1.ListProfilesResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=projects/*}/profiles\x12\xa8\x01\n" +
-	"\x0eLookupIdentity\x120.cohortbridge.ingestion.v1.LookupIdentityRequest\x1a1.cohortbridge.ingestion.v1.LookupIdentityResponse\"1\x82\xd3\xe4\x93\x02+\x12)/v1/{parent=projects/*}/identities:lookup\x12\x99\x01\n" +
+	"\fListProfiles\x12..cohortbridge.ingestion.v1.ListProfilesRequest\x1a/.cohortbridge.ingestion.v1.ListProfilesResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=projects/*}/profiles\x12\x99\x01\n" +
 	"\fListWarnings\x12..cohortbridge.ingestion.v1.ListWarningsRequest\x1a/.cohortbridge.ingestion.v1.ListWarningsResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=projects/*}/warnings\x12\xaa\x01\n" +
 	"\x11GetDataStatistics\x123.cohortbridge.ingestion.v1.GetDataStatisticsRequest\x1a4.cohortbridge.ingestion.v1.GetDataStatisticsResponse\"*\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=projects/*}/statistics\x12\xbd\x01\n" +
-	"\x11RebuildProjection\x123.cohortbridge.ingestion.v1.RebuildProjectionRequest\x1a4.cohortbridge.ingestion.v1.RebuildProjectionResponse\"=\x82\xd3\xe4\x93\x027:\x01*\"2/v1/{parent=projects/*}/profiles:rebuildProjection2\xa3\x02\n" +
-	"\fUsageService\x12\x8a\x01\n" +
-	"\bGetUsage\x12*.cohortbridge.ingestion.v1.GetUsageRequest\x1a+.cohortbridge.ingestion.v1.GetUsageResponse\"%\x82\xd3\xe4\x93\x02\x1f\x12\x1d/v1/{parent=projects/*}/usage\x12\x85\x01\n" +
-	"\fListMtuRules\x12..cohortbridge.ingestion.v1.ListMtuRulesRequest\x1a/.cohortbridge.ingestion.v1.ListMtuRulesResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\f/v1/mtuRulesBSZQgithub.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1;ingestionv1b\x06proto3"
+	"\x11RebuildProjection\x123.cohortbridge.ingestion.v1.RebuildProjectionRequest\x1a4.cohortbridge.ingestion.v1.RebuildProjectionResponse\"=\x82\xd3\xe4\x93\x027:\x01*\"2/v1/{parent=projects/*}/profiles:rebuildProjectionBSZQgithub.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1;ingestionv1b\x06proto3"
 
 var (
 	file_cohortbridge_ingestion_v1_read_proto_rawDescOnce sync.Once
@@ -1687,77 +1012,53 @@ func file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP() []byte {
 	return file_cohortbridge_ingestion_v1_read_proto_rawDescData
 }
 
-var file_cohortbridge_ingestion_v1_read_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cohortbridge_ingestion_v1_read_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_cohortbridge_ingestion_v1_read_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_cohortbridge_ingestion_v1_read_proto_goTypes = []any{
-	(LinkedId_Reason)(0),              // 0: cohortbridge.ingestion.v1.LinkedId.Reason
-	(*ExportEventsRequest)(nil),       // 1: cohortbridge.ingestion.v1.ExportEventsRequest
-	(*ExportEventsResponse)(nil),      // 2: cohortbridge.ingestion.v1.ExportEventsResponse
-	(*ExportedEvent)(nil),             // 3: cohortbridge.ingestion.v1.ExportedEvent
-	(*GetProfileRequest)(nil),         // 4: cohortbridge.ingestion.v1.GetProfileRequest
-	(*GetProfileResponse)(nil),        // 5: cohortbridge.ingestion.v1.GetProfileResponse
-	(*Profile)(nil),                   // 6: cohortbridge.ingestion.v1.Profile
-	(*ListProfilesRequest)(nil),       // 7: cohortbridge.ingestion.v1.ListProfilesRequest
-	(*ListProfilesResponse)(nil),      // 8: cohortbridge.ingestion.v1.ListProfilesResponse
-	(*LookupIdentityRequest)(nil),     // 9: cohortbridge.ingestion.v1.LookupIdentityRequest
-	(*LookupIdentityResponse)(nil),    // 10: cohortbridge.ingestion.v1.LookupIdentityResponse
-	(*LinkedId)(nil),                  // 11: cohortbridge.ingestion.v1.LinkedId
-	(*ListWarningsRequest)(nil),       // 12: cohortbridge.ingestion.v1.ListWarningsRequest
-	(*ListWarningsResponse)(nil),      // 13: cohortbridge.ingestion.v1.ListWarningsResponse
-	(*Warning)(nil),                   // 14: cohortbridge.ingestion.v1.Warning
-	(*GetDataStatisticsRequest)(nil),  // 15: cohortbridge.ingestion.v1.GetDataStatisticsRequest
-	(*GetDataStatisticsResponse)(nil), // 16: cohortbridge.ingestion.v1.GetDataStatisticsResponse
-	(*RebuildProjectionRequest)(nil),  // 17: cohortbridge.ingestion.v1.RebuildProjectionRequest
-	(*RebuildProjectionResponse)(nil), // 18: cohortbridge.ingestion.v1.RebuildProjectionResponse
-	(*GetUsageRequest)(nil),           // 19: cohortbridge.ingestion.v1.GetUsageRequest
-	(*GetUsageResponse)(nil),          // 20: cohortbridge.ingestion.v1.GetUsageResponse
-	(*ListMtuRulesRequest)(nil),       // 21: cohortbridge.ingestion.v1.ListMtuRulesRequest
-	(*ListMtuRulesResponse)(nil),      // 22: cohortbridge.ingestion.v1.ListMtuRulesResponse
-	(*MtuRule)(nil),                   // 23: cohortbridge.ingestion.v1.MtuRule
-	nil,                               // 24: cohortbridge.ingestion.v1.GetUsageResponse.ExemptByRuleEntry
-	nil,                               // 25: cohortbridge.ingestion.v1.GetUsageResponse.EventsBySourceEntry
-	(*timestamppb.Timestamp)(nil),     // 26: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),           // 27: google.protobuf.Struct
+	(*ExportEventsRequest)(nil),       // 0: cohortbridge.ingestion.v1.ExportEventsRequest
+	(*ExportEventsResponse)(nil),      // 1: cohortbridge.ingestion.v1.ExportEventsResponse
+	(*ExportedEvent)(nil),             // 2: cohortbridge.ingestion.v1.ExportedEvent
+	(*GetProfileRequest)(nil),         // 3: cohortbridge.ingestion.v1.GetProfileRequest
+	(*GetProfileResponse)(nil),        // 4: cohortbridge.ingestion.v1.GetProfileResponse
+	(*Profile)(nil),                   // 5: cohortbridge.ingestion.v1.Profile
+	(*ListProfilesRequest)(nil),       // 6: cohortbridge.ingestion.v1.ListProfilesRequest
+	(*ListProfilesResponse)(nil),      // 7: cohortbridge.ingestion.v1.ListProfilesResponse
+	(*ListWarningsRequest)(nil),       // 8: cohortbridge.ingestion.v1.ListWarningsRequest
+	(*ListWarningsResponse)(nil),      // 9: cohortbridge.ingestion.v1.ListWarningsResponse
+	(*Warning)(nil),                   // 10: cohortbridge.ingestion.v1.Warning
+	(*GetDataStatisticsRequest)(nil),  // 11: cohortbridge.ingestion.v1.GetDataStatisticsRequest
+	(*GetDataStatisticsResponse)(nil), // 12: cohortbridge.ingestion.v1.GetDataStatisticsResponse
+	(*RebuildProjectionRequest)(nil),  // 13: cohortbridge.ingestion.v1.RebuildProjectionRequest
+	(*RebuildProjectionResponse)(nil), // 14: cohortbridge.ingestion.v1.RebuildProjectionResponse
+	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),           // 16: google.protobuf.Struct
 }
 var file_cohortbridge_ingestion_v1_read_proto_depIdxs = []int32{
-	3,  // 0: cohortbridge.ingestion.v1.ExportEventsResponse.events:type_name -> cohortbridge.ingestion.v1.ExportedEvent
-	26, // 1: cohortbridge.ingestion.v1.ExportedEvent.time:type_name -> google.protobuf.Timestamp
-	26, // 2: cohortbridge.ingestion.v1.ExportedEvent.processing_time:type_name -> google.protobuf.Timestamp
-	6,  // 3: cohortbridge.ingestion.v1.GetProfileResponse.profile:type_name -> cohortbridge.ingestion.v1.Profile
-	27, // 4: cohortbridge.ingestion.v1.Profile.properties:type_name -> google.protobuf.Struct
-	26, // 5: cohortbridge.ingestion.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	6,  // 6: cohortbridge.ingestion.v1.ListProfilesResponse.profiles:type_name -> cohortbridge.ingestion.v1.Profile
-	11, // 7: cohortbridge.ingestion.v1.LookupIdentityResponse.ids:type_name -> cohortbridge.ingestion.v1.LinkedId
-	0,  // 8: cohortbridge.ingestion.v1.LinkedId.reason:type_name -> cohortbridge.ingestion.v1.LinkedId.Reason
-	26, // 9: cohortbridge.ingestion.v1.LinkedId.link_time:type_name -> google.protobuf.Timestamp
-	14, // 10: cohortbridge.ingestion.v1.ListWarningsResponse.warnings:type_name -> cohortbridge.ingestion.v1.Warning
-	26, // 11: cohortbridge.ingestion.v1.Warning.last_time:type_name -> google.protobuf.Timestamp
-	24, // 12: cohortbridge.ingestion.v1.GetUsageResponse.exempt_by_rule:type_name -> cohortbridge.ingestion.v1.GetUsageResponse.ExemptByRuleEntry
-	25, // 13: cohortbridge.ingestion.v1.GetUsageResponse.events_by_source:type_name -> cohortbridge.ingestion.v1.GetUsageResponse.EventsBySourceEntry
-	23, // 14: cohortbridge.ingestion.v1.ListMtuRulesResponse.rules:type_name -> cohortbridge.ingestion.v1.MtuRule
-	1,  // 15: cohortbridge.ingestion.v1.DataService.ExportEvents:input_type -> cohortbridge.ingestion.v1.ExportEventsRequest
-	4,  // 16: cohortbridge.ingestion.v1.DataService.GetProfile:input_type -> cohortbridge.ingestion.v1.GetProfileRequest
-	7,  // 17: cohortbridge.ingestion.v1.DataService.ListProfiles:input_type -> cohortbridge.ingestion.v1.ListProfilesRequest
-	9,  // 18: cohortbridge.ingestion.v1.DataService.LookupIdentity:input_type -> cohortbridge.ingestion.v1.LookupIdentityRequest
-	12, // 19: cohortbridge.ingestion.v1.DataService.ListWarnings:input_type -> cohortbridge.ingestion.v1.ListWarningsRequest
-	15, // 20: cohortbridge.ingestion.v1.DataService.GetDataStatistics:input_type -> cohortbridge.ingestion.v1.GetDataStatisticsRequest
-	17, // 21: cohortbridge.ingestion.v1.DataService.RebuildProjection:input_type -> cohortbridge.ingestion.v1.RebuildProjectionRequest
-	19, // 22: cohortbridge.ingestion.v1.UsageService.GetUsage:input_type -> cohortbridge.ingestion.v1.GetUsageRequest
-	21, // 23: cohortbridge.ingestion.v1.UsageService.ListMtuRules:input_type -> cohortbridge.ingestion.v1.ListMtuRulesRequest
-	2,  // 24: cohortbridge.ingestion.v1.DataService.ExportEvents:output_type -> cohortbridge.ingestion.v1.ExportEventsResponse
-	5,  // 25: cohortbridge.ingestion.v1.DataService.GetProfile:output_type -> cohortbridge.ingestion.v1.GetProfileResponse
-	8,  // 26: cohortbridge.ingestion.v1.DataService.ListProfiles:output_type -> cohortbridge.ingestion.v1.ListProfilesResponse
-	10, // 27: cohortbridge.ingestion.v1.DataService.LookupIdentity:output_type -> cohortbridge.ingestion.v1.LookupIdentityResponse
-	13, // 28: cohortbridge.ingestion.v1.DataService.ListWarnings:output_type -> cohortbridge.ingestion.v1.ListWarningsResponse
-	16, // 29: cohortbridge.ingestion.v1.DataService.GetDataStatistics:output_type -> cohortbridge.ingestion.v1.GetDataStatisticsResponse
-	18, // 30: cohortbridge.ingestion.v1.DataService.RebuildProjection:output_type -> cohortbridge.ingestion.v1.RebuildProjectionResponse
-	20, // 31: cohortbridge.ingestion.v1.UsageService.GetUsage:output_type -> cohortbridge.ingestion.v1.GetUsageResponse
-	22, // 32: cohortbridge.ingestion.v1.UsageService.ListMtuRules:output_type -> cohortbridge.ingestion.v1.ListMtuRulesResponse
-	24, // [24:33] is the sub-list for method output_type
-	15, // [15:24] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	2,  // 0: cohortbridge.ingestion.v1.ExportEventsResponse.events:type_name -> cohortbridge.ingestion.v1.ExportedEvent
+	15, // 1: cohortbridge.ingestion.v1.ExportedEvent.time:type_name -> google.protobuf.Timestamp
+	15, // 2: cohortbridge.ingestion.v1.ExportedEvent.processing_time:type_name -> google.protobuf.Timestamp
+	5,  // 3: cohortbridge.ingestion.v1.GetProfileResponse.profile:type_name -> cohortbridge.ingestion.v1.Profile
+	16, // 4: cohortbridge.ingestion.v1.Profile.properties:type_name -> google.protobuf.Struct
+	15, // 5: cohortbridge.ingestion.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	5,  // 6: cohortbridge.ingestion.v1.ListProfilesResponse.profiles:type_name -> cohortbridge.ingestion.v1.Profile
+	10, // 7: cohortbridge.ingestion.v1.ListWarningsResponse.warnings:type_name -> cohortbridge.ingestion.v1.Warning
+	15, // 8: cohortbridge.ingestion.v1.Warning.last_time:type_name -> google.protobuf.Timestamp
+	0,  // 9: cohortbridge.ingestion.v1.DataService.ExportEvents:input_type -> cohortbridge.ingestion.v1.ExportEventsRequest
+	3,  // 10: cohortbridge.ingestion.v1.DataService.GetProfile:input_type -> cohortbridge.ingestion.v1.GetProfileRequest
+	6,  // 11: cohortbridge.ingestion.v1.DataService.ListProfiles:input_type -> cohortbridge.ingestion.v1.ListProfilesRequest
+	8,  // 12: cohortbridge.ingestion.v1.DataService.ListWarnings:input_type -> cohortbridge.ingestion.v1.ListWarningsRequest
+	11, // 13: cohortbridge.ingestion.v1.DataService.GetDataStatistics:input_type -> cohortbridge.ingestion.v1.GetDataStatisticsRequest
+	13, // 14: cohortbridge.ingestion.v1.DataService.RebuildProjection:input_type -> cohortbridge.ingestion.v1.RebuildProjectionRequest
+	1,  // 15: cohortbridge.ingestion.v1.DataService.ExportEvents:output_type -> cohortbridge.ingestion.v1.ExportEventsResponse
+	4,  // 16: cohortbridge.ingestion.v1.DataService.GetProfile:output_type -> cohortbridge.ingestion.v1.GetProfileResponse
+	7,  // 17: cohortbridge.ingestion.v1.DataService.ListProfiles:output_type -> cohortbridge.ingestion.v1.ListProfilesResponse
+	9,  // 18: cohortbridge.ingestion.v1.DataService.ListWarnings:output_type -> cohortbridge.ingestion.v1.ListWarningsResponse
+	12, // 19: cohortbridge.ingestion.v1.DataService.GetDataStatistics:output_type -> cohortbridge.ingestion.v1.GetDataStatisticsResponse
+	14, // 20: cohortbridge.ingestion.v1.DataService.RebuildProjection:output_type -> cohortbridge.ingestion.v1.RebuildProjectionResponse
+	15, // [15:21] is the sub-list for method output_type
+	9,  // [9:15] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_cohortbridge_ingestion_v1_read_proto_init() }
@@ -1770,14 +1071,13 @@ func file_cohortbridge_ingestion_v1_read_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohortbridge_ingestion_v1_read_proto_rawDesc), len(file_cohortbridge_ingestion_v1_read_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   25,
+			NumEnums:      0,
+			NumMessages:   15,
 			NumExtensions: 0,
-			NumServices:   2,
+			NumServices:   1,
 		},
 		GoTypes:           file_cohortbridge_ingestion_v1_read_proto_goTypes,
 		DependencyIndexes: file_cohortbridge_ingestion_v1_read_proto_depIdxs,
-		EnumInfos:         file_cohortbridge_ingestion_v1_read_proto_enumTypes,
 		MessageInfos:      file_cohortbridge_ingestion_v1_read_proto_msgTypes,
 	}.Build()
 	File_cohortbridge_ingestion_v1_read_proto = out.File

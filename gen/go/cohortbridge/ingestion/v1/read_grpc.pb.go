@@ -22,7 +22,6 @@ const (
 	DataService_ExportEvents_FullMethodName      = "/cohortbridge.ingestion.v1.DataService/ExportEvents"
 	DataService_GetProfile_FullMethodName        = "/cohortbridge.ingestion.v1.DataService/GetProfile"
 	DataService_ListProfiles_FullMethodName      = "/cohortbridge.ingestion.v1.DataService/ListProfiles"
-	DataService_LookupIdentity_FullMethodName    = "/cohortbridge.ingestion.v1.DataService/LookupIdentity"
 	DataService_ListWarnings_FullMethodName      = "/cohortbridge.ingestion.v1.DataService/ListWarnings"
 	DataService_GetDataStatistics_FullMethodName = "/cohortbridge.ingestion.v1.DataService/GetDataStatistics"
 	DataService_RebuildProjection_FullMethodName = "/cohortbridge.ingestion.v1.DataService/RebuildProjection"
@@ -41,8 +40,6 @@ type DataServiceClient interface {
 	GetProfile(ctx context.Context, in *GetProfileRequest, opts ...grpc.CallOption) (*GetProfileResponse, error)
 	// ListProfiles pages through profiles by user number.
 	ListProfiles(ctx context.Context, in *ListProfilesRequest, opts ...grpc.CallOption) (*ListProfilesResponse, error)
-	// LookupIdentity shows all ids of the user that an id belongs to, and why.
-	LookupIdentity(ctx context.Context, in *LookupIdentityRequest, opts ...grpc.CallOption) (*LookupIdentityResponse, error)
 	// ListWarnings returns what an admin should look at: refused links and aliases.
 	ListWarnings(ctx context.Context, in *ListWarningsRequest, opts ...grpc.CallOption) (*ListWarningsResponse, error)
 	// GetDataStatistics counts what a project holds.
@@ -99,16 +96,6 @@ func (c *dataServiceClient) ListProfiles(ctx context.Context, in *ListProfilesRe
 	return out, nil
 }
 
-func (c *dataServiceClient) LookupIdentity(ctx context.Context, in *LookupIdentityRequest, opts ...grpc.CallOption) (*LookupIdentityResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(LookupIdentityResponse)
-	err := c.cc.Invoke(ctx, DataService_LookupIdentity_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
 func (c *dataServiceClient) ListWarnings(ctx context.Context, in *ListWarningsRequest, opts ...grpc.CallOption) (*ListWarningsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListWarningsResponse)
@@ -152,8 +139,6 @@ type DataServiceServer interface {
 	GetProfile(context.Context, *GetProfileRequest) (*GetProfileResponse, error)
 	// ListProfiles pages through profiles by user number.
 	ListProfiles(context.Context, *ListProfilesRequest) (*ListProfilesResponse, error)
-	// LookupIdentity shows all ids of the user that an id belongs to, and why.
-	LookupIdentity(context.Context, *LookupIdentityRequest) (*LookupIdentityResponse, error)
 	// ListWarnings returns what an admin should look at: refused links and aliases.
 	ListWarnings(context.Context, *ListWarningsRequest) (*ListWarningsResponse, error)
 	// GetDataStatistics counts what a project holds.
@@ -179,9 +164,6 @@ func (UnimplementedDataServiceServer) GetProfile(context.Context, *GetProfileReq
 }
 func (UnimplementedDataServiceServer) ListProfiles(context.Context, *ListProfilesRequest) (*ListProfilesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListProfiles not implemented")
-}
-func (UnimplementedDataServiceServer) LookupIdentity(context.Context, *LookupIdentityRequest) (*LookupIdentityResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method LookupIdentity not implemented")
 }
 func (UnimplementedDataServiceServer) ListWarnings(context.Context, *ListWarningsRequest) (*ListWarningsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListWarnings not implemented")
@@ -260,24 +242,6 @@ func _DataService_ListProfiles_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
-func _DataService_LookupIdentity_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(LookupIdentityRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(DataServiceServer).LookupIdentity(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: DataService_LookupIdentity_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(DataServiceServer).LookupIdentity(ctx, req.(*LookupIdentityRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
 func _DataService_ListWarnings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListWarningsRequest)
 	if err := dec(in); err != nil {
@@ -348,10 +312,6 @@ var DataService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _DataService_ListProfiles_Handler,
 		},
 		{
-			MethodName: "LookupIdentity",
-			Handler:    _DataService_LookupIdentity_Handler,
-		},
-		{
 			MethodName: "ListWarnings",
 			Handler:    _DataService_ListWarnings_Handler,
 		},
@@ -371,155 +331,5 @@ var DataService_ServiceDesc = grpc.ServiceDesc{
 			ServerStreams: true,
 		},
 	},
-	Metadata: "cohortbridge/ingestion/v1/read.proto",
-}
-
-const (
-	UsageService_GetUsage_FullMethodName     = "/cohortbridge.ingestion.v1.UsageService/GetUsage"
-	UsageService_ListMtuRules_FullMethodName = "/cohortbridge.ingestion.v1.UsageService/ListMtuRules"
-)
-
-// UsageServiceClient is the client API for UsageService service.
-//
-// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
-//
-// UsageService reports monthly tracked users.
-type UsageServiceClient interface {
-	// GetUsage reports MTU for a month. Source of the rules:
-	// https://docs.mixpanel.com/docs/pricing/legacy-mtu-billing.
-	GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error)
-	// ListMtuRules returns the rules that exempt events.
-	ListMtuRules(ctx context.Context, in *ListMtuRulesRequest, opts ...grpc.CallOption) (*ListMtuRulesResponse, error)
-}
-
-type usageServiceClient struct {
-	cc grpc.ClientConnInterface
-}
-
-func NewUsageServiceClient(cc grpc.ClientConnInterface) UsageServiceClient {
-	return &usageServiceClient{cc}
-}
-
-func (c *usageServiceClient) GetUsage(ctx context.Context, in *GetUsageRequest, opts ...grpc.CallOption) (*GetUsageResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(GetUsageResponse)
-	err := c.cc.Invoke(ctx, UsageService_GetUsage_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-func (c *usageServiceClient) ListMtuRules(ctx context.Context, in *ListMtuRulesRequest, opts ...grpc.CallOption) (*ListMtuRulesResponse, error) {
-	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	out := new(ListMtuRulesResponse)
-	err := c.cc.Invoke(ctx, UsageService_ListMtuRules_FullMethodName, in, out, cOpts...)
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
-}
-
-// UsageServiceServer is the server API for UsageService service.
-// All implementations must embed UnimplementedUsageServiceServer
-// for forward compatibility.
-//
-// UsageService reports monthly tracked users.
-type UsageServiceServer interface {
-	// GetUsage reports MTU for a month. Source of the rules:
-	// https://docs.mixpanel.com/docs/pricing/legacy-mtu-billing.
-	GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error)
-	// ListMtuRules returns the rules that exempt events.
-	ListMtuRules(context.Context, *ListMtuRulesRequest) (*ListMtuRulesResponse, error)
-	mustEmbedUnimplementedUsageServiceServer()
-}
-
-// UnimplementedUsageServiceServer must be embedded to have
-// forward compatible implementations.
-//
-// NOTE: this should be embedded by value instead of pointer to avoid a nil
-// pointer dereference when methods are called.
-type UnimplementedUsageServiceServer struct{}
-
-func (UnimplementedUsageServiceServer) GetUsage(context.Context, *GetUsageRequest) (*GetUsageResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method GetUsage not implemented")
-}
-func (UnimplementedUsageServiceServer) ListMtuRules(context.Context, *ListMtuRulesRequest) (*ListMtuRulesResponse, error) {
-	return nil, status.Error(codes.Unimplemented, "method ListMtuRules not implemented")
-}
-func (UnimplementedUsageServiceServer) mustEmbedUnimplementedUsageServiceServer() {}
-func (UnimplementedUsageServiceServer) testEmbeddedByValue()                      {}
-
-// UnsafeUsageServiceServer may be embedded to opt out of forward compatibility for this service.
-// Use of this interface is not recommended, as added methods to UsageServiceServer will
-// result in compilation errors.
-type UnsafeUsageServiceServer interface {
-	mustEmbedUnimplementedUsageServiceServer()
-}
-
-func RegisterUsageServiceServer(s grpc.ServiceRegistrar, srv UsageServiceServer) {
-	// If the following call panics, it indicates UnimplementedUsageServiceServer was
-	// embedded by pointer and is nil.  This will cause panics if an
-	// unimplemented method is ever invoked, so we test this at initialization
-	// time to prevent it from happening at runtime later due to I/O.
-	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
-		t.testEmbeddedByValue()
-	}
-	s.RegisterService(&UsageService_ServiceDesc, srv)
-}
-
-func _UsageService_GetUsage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(GetUsageRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(UsageServiceServer).GetUsage(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: UsageService_GetUsage_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(UsageServiceServer).GetUsage(ctx, req.(*GetUsageRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
-func _UsageService_ListMtuRules_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
-	in := new(ListMtuRulesRequest)
-	if err := dec(in); err != nil {
-		return nil, err
-	}
-	if interceptor == nil {
-		return srv.(UsageServiceServer).ListMtuRules(ctx, in)
-	}
-	info := &grpc.UnaryServerInfo{
-		Server:     srv,
-		FullMethod: UsageService_ListMtuRules_FullMethodName,
-	}
-	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
-		return srv.(UsageServiceServer).ListMtuRules(ctx, req.(*ListMtuRulesRequest))
-	}
-	return interceptor(ctx, in, info, handler)
-}
-
-// UsageService_ServiceDesc is the grpc.ServiceDesc for UsageService service.
-// It's only intended for direct use with grpc.RegisterService,
-// and not to be introspected or modified (even as a copy)
-var UsageService_ServiceDesc = grpc.ServiceDesc{
-	ServiceName: "cohortbridge.ingestion.v1.UsageService",
-	HandlerType: (*UsageServiceServer)(nil),
-	Methods: []grpc.MethodDesc{
-		{
-			MethodName: "GetUsage",
-			Handler:    _UsageService_GetUsage_Handler,
-		},
-		{
-			MethodName: "ListMtuRules",
-			Handler:    _UsageService_ListMtuRules_Handler,
-		},
-	},
-	Streams:  []grpc.StreamDesc{},
 	Metadata: "cohortbridge/ingestion/v1/read.proto",
 }

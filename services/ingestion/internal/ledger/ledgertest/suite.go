@@ -27,6 +27,7 @@ func Run(t *testing.T, open Open) {
 		"AFailedUpdateLeavesNothing":          rollback,
 		"ConcurrentUpdatesAreSerial":          serial,
 		"MergesMoveTheClusterAndItsSequence":  merge,
+		"JobsAreStoredAndOneRunsAtATime":      reclassifications,
 		"ProfilesChangeUnderASequence":        profiles,
 		"MembersAreReadDenseAndSparse":        members,
 		"WaitingUsersAreFoundByTheirValue":    waiting,
@@ -180,13 +181,13 @@ func merge(t *testing.T, open Open) {
 		if err := tx.PutProfiles([]ledger.Profile{{UserNo: 2, Props: []byte(`{"x":1}`), Updated: at}}); err != nil {
 			return err
 		}
-		if _, err := tx.AddAlias("c2", 3, ledger.Alias, at); err != nil {
+		if _, err := tx.AddAlias("c2", 3, ledger.Link{Reason: ledger.Alias, At: at, To: "c"}); err != nil {
 			return err
 		}
-		if err := tx.Merge(3, 2, ledger.MergeCall, at); err != nil {
+		if err := tx.Merge(3, 2, ledger.Link{Reason: ledger.MergeCall, At: at, To: "b"}); err != nil {
 			return err
 		}
-		return tx.Merge(2, 1, ledger.Identify, at)
+		return tx.Merge(2, 1, ledger.Link{Reason: ledger.Identify, At: at.Add(time.Hour), To: "a"})
 	})
 	for id, want := range map[string]ledger.ID{
 		"a": {UserNo: 1, Canonical: 1, Reason: ledger.FirstSeen}, "b": {UserNo: 2, Canonical: 1, Reason: ledger.Identify},
@@ -200,6 +201,35 @@ func merge(t *testing.T, open Open) {
 	c, err := f.l.Cluster(f.ctx, 1, "c2")
 	if err != nil || c == nil || c.User.No != 1 || c.User.IDs != 4 || len(c.IDs) != 4 || c.Identified {
 		t.Errorf("cluster %+v, %v", c, err)
+	}
+	for _, id := range c.IDs {
+		if want := map[string]string{"a": "", "b": "a", "c": "b", "c2": "c"}[id.DistinctID]; id.LinkedTo != want {
+			t.Errorf("%s is linked to %q, want %q", id.DistinctID, id.LinkedTo, want)
+		}
+	}
+	log, err := f.l.Merges(f.ctx, 1, 0, 100)
+	if err != nil || len(log) != 3 || log[0].UserNo != 3 || log[0].Canonical != 2 || log[2].Canonical != 1 || log[2].AtMS != at.Add(time.Hour).UnixMilli() {
+		t.Errorf("merges %+v, %v", log, err)
+	}
+	if rest, err := f.l.Merges(f.ctx, 1, log[0].Seq, log[1].Seq); err != nil || len(rest) != 1 || rest[0] != log[1] {
+		t.Errorf("merges in between %+v, %v", rest, err)
+	}
+	for _, w := range []struct {
+		before time.Time
+		name   string
+		nos    []uint64
+	}{{at, "c", []uint64{3}}, {at.Add(time.Hour), "b", []uint64{2, 3}}, {at.Add(2 * time.Hour), "a", []uint64{1, 2, 3}}} {
+		u, err := f.l.UserBefore(f.ctx, 1, "c2", w.before)
+		if err != nil || u == nil {
+			t.Fatalf("before %v: %v, %v", w.before, u, err)
+		}
+		slices.Sort(u.Nos)
+		if u.DistinctID != w.name || !slices.Equal(u.Nos, w.nos) {
+			t.Errorf("before %v: %+v, want %v", w.before, u, w)
+		}
+	}
+	if u, err := f.l.UserBefore(f.ctx, 1, "nobody", at); u != nil || err != nil {
+		t.Errorf("an unknown id before: %v, %v", u, err)
 	}
 	if c, err := f.l.Cluster(f.ctx, 1, "nobody"); c != nil || err != nil {
 		t.Errorf("cluster of an unknown id: %v, %v", c, err)
@@ -266,6 +296,41 @@ func profiles(t *testing.T, open Open) {
 	}
 }
 
+func reclassifications(t *testing.T, open Open) {
+	f := begin(t, open)
+	f.users("a")
+	j := &ledger.Reclassification{ProjectID: 1, State: ledger.JobRunning, FromDay: 3, ToDay: 9, NextDay: 3, RulesVersion: 2, Total: 10, Created: at}
+	if ok, err := f.l.CreateReclassification(f.ctx, j); !ok || err != nil || j.ID != 1 {
+		t.Fatalf("%v, %v, %+v", ok, err, j)
+	}
+	if ok, err := f.l.CreateReclassification(f.ctx, &ledger.Reclassification{ProjectID: 1, State: ledger.JobRunning, Created: at}); ok || err != nil {
+		t.Errorf("a second job beside a running one: %v, %v", ok, err)
+	}
+	if list, err := f.l.ListReclassifications(f.ctx, 0); err != nil || len(list) != 1 || list[0] != *j {
+		t.Errorf("running jobs %+v, %v", list, err)
+	}
+	j.State, j.NextDay, j.Done, j.Changed, j.Error, j.Ended = ledger.JobFailed, 5, 7, 2, "why", at.Add(time.Hour)
+	if err := f.l.PutReclassification(f.ctx, j); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := f.l.GetReclassification(f.ctx, 1, 1); err != nil || got == nil || *got != *j {
+		t.Errorf("stored %+v, %v, want %+v", got, err, j)
+	}
+	if got, err := f.l.GetReclassification(f.ctx, 1, 2); got != nil || err != nil {
+		t.Errorf("an unknown job: %v, %v", got, err)
+	}
+	next := &ledger.Reclassification{ProjectID: 1, State: ledger.JobRunning, Created: at}
+	if ok, err := f.l.CreateReclassification(f.ctx, next); !ok || err != nil || next.ID != 2 {
+		t.Errorf("after the first ended: %v, %v, %+v", ok, err, next)
+	}
+	if list, err := f.l.ListReclassifications(f.ctx, 1); err != nil || len(list) != 2 || list[0].ID != 2 {
+		t.Errorf("jobs %+v, %v", list, err)
+	}
+	if ps, err := f.l.Projects(f.ctx); err != nil || len(ps) == 0 || ps[0] != 1 {
+		t.Errorf("projects %v, %v", ps, err)
+	}
+}
+
 func members(t *testing.T, open Open) {
 	f := begin(t, open)
 	ids := make([]string, 3000)
@@ -277,7 +342,7 @@ func members(t *testing.T, open Open) {
 		if err := tx.PutProfiles([]ledger.Profile{{UserNo: 2, Props: []byte(`{"a":1}`), Updated: at}}); err != nil {
 			return err
 		}
-		return tx.Merge(7, 2, ledger.DeviceLink, at)
+		return tx.Merge(7, 2, ledger.Link{Reason: ledger.DeviceLink, At: at})
 	})
 	for name, nos := range map[string][]uint64{"dense": {2, 4, 5, 6, 7}, "sparse": {2, 5, 6, 7, 2999, 9999}} {
 		got, err := f.l.Members(f.ctx, 1, nos)
@@ -325,7 +390,7 @@ func waiting(t *testing.T, open Open) {
 		if err := tx.DeleteProfiles([]uint64{1}); err != nil {
 			return err
 		}
-		if err := tx.Merge(2, 4, ledger.MergeCall, at); err != nil {
+		if err := tx.Merge(2, 4, ledger.Link{Reason: ledger.MergeCall, At: at}); err != nil {
 			return err
 		}
 		for _, value := range []string{"x", "y"} {
@@ -400,7 +465,7 @@ func reopen(t *testing.T, open Open) {
 func repoint(t *testing.T, open Open) {
 	f := begin(t, open)
 	f.users("a", "b")
-	f.update(1, func(tx ledger.Tx) error { return tx.Repoint("b", 1, ledger.Alias, at) })
+	f.update(1, func(tx ledger.Tx) error { return tx.Repoint("b", 1, ledger.Link{Reason: ledger.Alias, At: at}) })
 	if id := f.id("b"); id.UserNo != 1 || id.Reason != ledger.Alias {
 		t.Errorf("%+v", id)
 	}

@@ -11,6 +11,13 @@ import (
 
 // Append implements warehouse.Warehouse.
 func (s *Store) Append(ctx context.Context, rows []warehouse.Row) (out warehouse.Appended, err error) {
+	done, err := s.use(ctx)
+	if err != nil {
+		return out, err
+	}
+	defer done(&err)
+	s.writeMu.Lock()
+	defer s.writeMu.Unlock()
 	days := map[dayKey]int{}
 	var last *int
 	var lastKey dayKey

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 
 	duckdb "github.com/duckdb/duckdb-go/v2"
 
@@ -36,25 +37,31 @@ func Default(path string) Config {
 
 // Store is a warehouse.Warehouse.
 type Store struct {
-	cfg    Config
+	cfg Config
+
+	life   sync.RWMutex // read while the engine is used, written while it is opened anew
+	broken atomic.Bool  // a fatal error: the engine refuses everything until then
+	retry  atomic.Int64 // Unix nanoseconds before which it is not tried again
+
 	db     *sql.DB
 	writer *sql.Conn // events: one writer, so that dedupe in memory is exact
-	feeder *sql.Conn // projection and links
+	feeder *sql.Conn // projection and merges
 
-	dedupe *dedupe
+	writeMu sync.Mutex // one writer at a time
+	dedupe  *dedupe
 
 	feedMu sync.Mutex // one feeder at a time
 	mu     sync.RWMutex
 	newest map[int64]int64  // processing time of the newest event, per project
 	count  map[int64]int64  // events, per project
-	linked map[int64]bool   // projects with at least one merge
+	merged map[int64]int64  // time of the last merge, for projects that have one
 	seqs   map[int64]uint64 // applied sequence, per project
 }
 
 var _ warehouse.Warehouse = (*Store)(nil)
 
 // schemaVersion is the layout this code writes.
-const schemaVersion = 1
+const schemaVersion = 2
 
 const schema = `
 CREATE TABLE IF NOT EXISTS meta (version INTEGER NOT NULL);
@@ -86,14 +93,23 @@ CREATE TABLE IF NOT EXISTS projection (
   seq        UBIGINT NOT NULL
 );
 CREATE TABLE IF NOT EXISTS links (project_id BIGINT NOT NULL, user_no UBIGINT NOT NULL, canonical UBIGINT NOT NULL);
+-- Every merge, for months that are counted as they were.
+CREATE TABLE IF NOT EXISTS merges (project_id BIGINT NOT NULL, user_no UBIGINT NOT NULL, canonical UBIGINT NOT NULL, at_ms BIGINT NOT NULL, seq UBIGINT NOT NULL);
 CREATE TABLE IF NOT EXISTS feed (project_id BIGINT NOT NULL, seq UBIGINT NOT NULL);
 `
 
 // Open opens or creates the file and reads back what is kept in memory.
-func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
+func Open(ctx context.Context, cfg Config) (*Store, error) {
 	if err := os.MkdirAll(filepath.Dir(cfg.Path), 0o700); err != nil {
 		return nil, err
 	}
+	s := &Store{cfg: cfg}
+	return s, s.open(ctx)
+}
+
+// open starts the engine; after an error nothing of it is left open.
+func (s *Store) open(ctx context.Context) (err error) {
+	cfg := s.cfg
 	settings := []string{
 		fmt.Sprintf("SET memory_limit='%dMB'", cfg.MemoryLimitMB),
 		"SET wal_autocheckpoint='64MB'", // a smaller one compresses a row group several times: 127,000 events/s against 140,000
@@ -115,28 +131,30 @@ func Open(ctx context.Context, cfg Config) (_ *Store, err error) {
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("warehouse: %w", err)
+		return fmt.Errorf("warehouse: %w", scrub(err))
 	}
-	s := &Store{cfg: cfg, db: sql.OpenDB(connector), newest: map[int64]int64{}, count: map[int64]int64{}, linked: map[int64]bool{}, seqs: map[int64]uint64{}}
+	s.db, s.dedupe = sql.OpenDB(connector), newDedupe(cfg.HashBudget)
+	s.mu.Lock()
+	s.newest, s.count, s.merged, s.seqs = map[int64]int64{}, map[int64]int64{}, map[int64]int64{}, map[int64]uint64{}
+	s.mu.Unlock()
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("warehouse: %w", err), s.Close())
+			err = errors.Join(fmt.Errorf("warehouse: %w", err), s.shut())
 		}
 	}()
 	if err := os.Chmod(cfg.Path, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+		return err
 	}
 	if err := s.migrate(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if s.writer, err = s.db.Conn(ctx); err != nil {
-		return nil, err
+		return err
 	}
 	if s.feeder, err = s.db.Conn(ctx); err != nil {
-		return nil, err
+		return err
 	}
-	s.dedupe = newDedupe(cfg.HashBudget)
-	return s, s.load(ctx)
+	return s.load(ctx)
 }
 
 func (s *Store) migrate(ctx context.Context) error {
@@ -153,6 +171,15 @@ func (s *Store) migrate(ctx context.Context) error {
 	if !v.Valid {
 		_, err := s.db.ExecContext(ctx, `INSERT INTO meta VALUES ($1)`, schemaVersion)
 		return err
+	}
+	if v.Int64 == 1 {
+		// Layout 2 added merges; they are fed again, with the rest, from sequence 0.
+		for _, q := range []string{`DELETE FROM projection`, `DELETE FROM links`, `DELETE FROM feed`, `DELETE FROM meta`, fmt.Sprintf(`INSERT INTO meta VALUES (%d)`, schemaVersion)} {
+			if _, err := s.db.ExecContext(ctx, q); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	if v.Int64 != schemaVersion {
 		return fmt.Errorf("the file has layout %d, this program needs %d", v.Int64, schemaVersion)
@@ -182,10 +209,10 @@ func (s *Store) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = query(ctx, s.db, `SELECT DISTINCT project_id FROM links`, nil, func(r *sql.Rows) error {
-		var p int64
-		err := r.Scan(&p)
-		s.linked[p] = true
+	err = query(ctx, s.db, `SELECT project_id, max(at_ms) FROM merges GROUP BY 1`, nil, func(r *sql.Rows) error {
+		var p, at int64
+		err := r.Scan(&p, &at)
+		s.merged[p] = at
 		return err
 	})
 	if err != nil {
@@ -234,13 +261,24 @@ func (s *Store) AppliedSeq(_ context.Context, projectID int64) (uint64, error) {
 
 // Close implements warehouse.Warehouse.
 func (s *Store) Close() error {
+	s.life.Lock()
+	defer s.life.Unlock()
+	return s.shut()
+}
+
+// shut closes what is open of the engine.
+func (s *Store) shut() error {
 	var errs []error
 	for _, c := range []*sql.Conn{s.writer, s.feeder} {
 		if c != nil {
 			errs = append(errs, c.Close())
 		}
 	}
-	return errors.Join(append(errs, s.db.Close())...)
+	if s.db != nil {
+		errs = append(errs, s.db.Close())
+	}
+	s.writer, s.feeder, s.db = nil, nil, nil
+	return scrub(errors.Join(errs...))
 }
 
 // inTx runs fn between BEGIN and COMMIT on a connection. Outside of an explicit

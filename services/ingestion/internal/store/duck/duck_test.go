@@ -62,7 +62,7 @@ func TestARebuildDropsWhatTheLedgerDoesNotHave(t *testing.T) {
 		t.Fatal(err)
 	}
 	// A projection that has gone astray: a user and a merge the ledger knows nothing of.
-	if err := w.Apply(ctx, 1, []ledger.Change{{UserNo: 1, Canonical: 1, Seq: 1, Props: []byte(`{"x":1}`)}, {UserNo: 9, Canonical: 2, Seq: 2}}, 2); err != nil {
+	if err := w.Apply(ctx, 1, []ledger.Change{{UserNo: 1, Canonical: 1, Seq: 1, Props: []byte(`{"x":1}`)}, {UserNo: 9, Canonical: 2, Seq: 2}}, nil, 2); err != nil {
 		t.Fatal(err)
 	}
 	f := feed.New(l, w)

@@ -26,14 +26,19 @@ const (
 )
 
 // Apply implements warehouse.Warehouse.
-func (s *Store) Apply(ctx context.Context, projectID int64, changes []ledger.Change, upTo uint64) error {
+func (s *Store) Apply(ctx context.Context, projectID int64, changes []ledger.Change, merges []ledger.Merge, upTo uint64) (err error) {
+	done, err := s.use(ctx)
+	if err != nil {
+		return err
+	}
+	defer done(&err)
 	s.feedMu.Lock()
 	defer s.feedMu.Unlock()
 	s.mu.RLock()
 	first := s.seqs[projectID] == 0
 	s.mu.RUnlock()
-	merged := false
-	err := inTx(ctx, s.feeder, func() error {
+	var last int64
+	err = inTx(ctx, s.feeder, func() error {
 		if !first { // an empty projection has nothing to replace
 			nos := make([]uint64, len(changes))
 			for i := range changes {
@@ -60,10 +65,20 @@ func (s *Store) Apply(ctx context.Context, projectID int64, changes []ledger.Cha
 		if err := appendRows(s.feeder, "links", func(a *duckdb.Appender) error {
 			for _, c := range changes {
 				if c.Canonical != c.UserNo {
-					merged = true
 					if err := a.AppendRow(projectID, c.UserNo, c.Canonical); err != nil {
 						return err
 					}
+				}
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+		if err := appendRows(s.feeder, "merges", func(a *duckdb.Appender) error {
+			for _, m := range merges {
+				last = max(last, m.AtMS)
+				if err := a.AppendRow(projectID, m.UserNo, m.Canonical, m.AtMS, m.Seq); err != nil {
+					return err
 				}
 			}
 			return nil
@@ -83,7 +98,9 @@ func (s *Store) Apply(ctx context.Context, projectID int64, changes []ledger.Cha
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seqs[projectID] = upTo
-	s.linked[projectID] = s.linked[projectID] || merged
+	if len(merges) > 0 {
+		s.merged[projectID] = max(s.merged[projectID], last)
+	}
 	return nil
 }
 
@@ -166,11 +183,16 @@ func ParseTime(s string) (ms int64, ok bool) {
 }
 
 // Reset implements warehouse.Warehouse.
-func (s *Store) Reset(ctx context.Context, projectID int64) error {
+func (s *Store) Reset(ctx context.Context, projectID int64) (err error) {
+	done, err := s.use(ctx)
+	if err != nil {
+		return err
+	}
+	defer done(&err)
 	s.feedMu.Lock()
 	defer s.feedMu.Unlock()
-	err := inTx(ctx, s.feeder, func() error {
-		for _, table := range []string{"projection", "links", "feed"} {
+	err = inTx(ctx, s.feeder, func() error {
+		for _, table := range []string{"projection", "links", "merges", "feed"} {
 			if _, err := s.feeder.ExecContext(ctx, `DELETE FROM `+table+` WHERE project_id=$1`, projectID); err != nil {
 				return err
 			}
@@ -183,13 +205,18 @@ func (s *Store) Reset(ctx context.Context, projectID int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seqs[projectID] = 0
-	s.linked[projectID] = false
+	delete(s.merged, projectID)
 	return nil
 }
 
 // Sort implements warehouse.Warehouse: a filter reads one property's rows, which
 // then lie together.
-func (s *Store) Sort(ctx context.Context, projectID int64) error {
+func (s *Store) Sort(ctx context.Context, projectID int64) (err error) {
+	done, err := s.use(ctx)
+	if err != nil {
+		return err
+	}
+	defer done(&err)
 	s.feedMu.Lock()
 	defer s.feedMu.Unlock()
 	return inTx(ctx, s.feeder, func() error {

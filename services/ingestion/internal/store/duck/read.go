@@ -18,6 +18,11 @@ import (
 
 // Evaluate implements warehouse.Warehouse.
 func (s *Store) Evaluate(ctx context.Context, projectID int64, leaves []leaf.Leaf, asOf time.Time) (_ *warehouse.Evaluation, err error) {
+	done, err := s.use(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done(&err)
 	c, err := s.db.Conn(ctx)
 	if err != nil {
 		return nil, err
@@ -120,7 +125,12 @@ const (
 
 // Export implements warehouse.Warehouse. It goes hour by hour, or several at a
 // time while they are thin.
-func (s *Store) Export(ctx context.Context, q warehouse.ExportQuery, fn func(warehouse.Exported) error) error {
+func (s *Store) Export(ctx context.Context, q warehouse.ExportQuery, fn func(warehouse.Exported) error) (err error) {
+	done, err := s.use(ctx)
+	if err != nil {
+		return err
+	}
+	defer done(&err)
 	where := `project_id=$1 AND time_ms>=$2 AND time_ms<$3`
 	args := []any{q.ProjectID, q.FromMS, q.ToMS}
 	if len(q.Names) > 0 {
@@ -133,7 +143,7 @@ func (s *Store) Export(ctx context.Context, q warehouse.ExportQuery, fn func(war
 	}
 	type hour struct{ at, n int64 }
 	var hours []hour
-	err := query(ctx, s.db, fmt.Sprintf(`SELECT time_ms // %d, count(*) FROM events WHERE %s GROUP BY 1 ORDER BY 1`, hourMS, where), args, func(r *sql.Rows) error {
+	err = query(ctx, s.db, fmt.Sprintf(`SELECT time_ms // %d, count(*) FROM events WHERE %s GROUP BY 1 ORDER BY 1`, hourMS, where), args, func(r *sql.Rows) error {
 		var h hour
 		err := r.Scan(&h.at, &h.n)
 		hours = append(hours, h)
@@ -164,44 +174,4 @@ func (s *Store) Export(ctx context.Context, q warehouse.ExportQuery, fn func(war
 		}
 	}
 	return nil
-}
-
-// Usage implements warehouse.Warehouse.
-func (s *Store) Usage(ctx context.Context, q warehouse.UsageQuery) (*warehouse.Usage, error) {
-	u := &warehouse.Usage{ExemptByRule: map[string]int64{}, BySource: map[string]int64{}}
-	args := []any{q.ProjectID, q.FromMS, q.ToMS}
-	span := `e.project_id=$1 AND e.received_ms>=$2 AND e.received_ms<$3`
-	if q.ByEventTime {
-		span = `e.project_id=$1 AND e.time_ms>=$2 AND e.time_ms<$3`
-	}
-	err := query(ctx, s.db, fmt.Sprintf(`SELECT rule, source, count(*), count(*) FILTER (flags & %d <> 0) FROM events e WHERE %s GROUP BY 1, 2`, warehouse.FlagGuardrail, span), args, func(r *sql.Rows) error {
-		var rule, source string
-		var n, guard int64
-		if err := r.Scan(&rule, &source, &n, &guard); err != nil {
-			return err
-		}
-		if rule == "" {
-			u.Qualifying += n
-		} else {
-			u.Exempt += n
-			u.ExemptByRule[rule] += n
-		}
-		u.BySource[source] += n
-		u.Guardrail += guard
-		return nil
-	})
-	if err != nil {
-		return nil, err
-	}
-	s.mu.RLock()
-	linked := s.linked[q.ProjectID]
-	s.mu.RUnlock()
-	user, join := "e.user_no", ""
-	if linked {
-		user, join = "coalesce(l.canonical, e.user_no)", " LEFT JOIN (SELECT user_no, canonical FROM links WHERE project_id=$1) l ON l.user_no=e.user_no"
-	}
-	err = query(ctx, s.db, `SELECT count(*) FILTER (q), count(*) FILTER (NOT q) FROM (SELECT `+user+` AS u, bool_or(e.rule='') AS q FROM events e`+join+` WHERE `+span+` AND e.user_no<>0 GROUP BY 1)`, args, func(r *sql.Rows) error {
-		return r.Scan(&u.Users, &u.ExemptOnly)
-	})
-	return u, err
 }

@@ -106,6 +106,59 @@ func (s *Store) ChangedUsers(ctx context.Context, projectID int64, since uint64)
 	return out, err
 }
 
+// Merges implements ledger.Ledger.
+func (s *Store) Merges(ctx context.Context, projectID int64, since, upTo uint64) ([]ledger.Merge, error) {
+	var out []ledger.Merge
+	err := each(ctx, s.db.Read(), `SELECT seq, user_no, canonical, at_ms FROM merges WHERE project_id=$1 AND seq>$2 AND seq<=$3 ORDER BY seq`, []any{projectID, since, upTo}, func(r *sql.Rows) error {
+		var m ledger.Merge
+		err := r.Scan(&m.Seq, &m.UserNo, &m.Canonical, &m.AtMS)
+		out = append(out, m)
+		return err
+	})
+	return out, err
+}
+
+// UserBefore implements ledger.Ledger. The user of a number is the canonical one
+// of its last merge before the instant; without one it is a user of its own.
+func (s *Store) UserBefore(ctx context.Context, projectID int64, id string, before time.Time) (u *ledger.PastUser, err error) {
+	at := before.UnixMilli()
+	err = s.db.ReadTx(ctx, func(q *sql.Tx) error {
+		found, err := selectIDs(ctx, q, projectID, []string{id})
+		if err != nil || len(found) == 0 {
+			return err
+		}
+		u = &ledger.PastUser{Canonical: found[id].UserNo}
+		err = q.QueryRowContext(ctx, `SELECT canonical FROM merges WHERE project_id=$1 AND user_no=$2 AND at_ms<$3 ORDER BY seq DESC LIMIT 1`, projectID, u.Canonical, at).Scan(&u.Canonical)
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return err
+		}
+		if err := q.QueryRowContext(ctx, `SELECT distinct_id FROM users WHERE project_id=$1 AND user_no=$2`, projectID, u.Canonical).Scan(&u.DistinctID); err != nil {
+			return err
+		}
+		u.Nos = []uint64{u.Canonical}
+		return each(ctx, q, `SELECT m.user_no FROM merges m WHERE m.project_id=$1 AND m.canonical=$2 AND m.at_ms<$3
+			AND NOT EXISTS (SELECT 1 FROM merges n WHERE n.project_id=m.project_id AND n.user_no=m.user_no AND n.at_ms<$3 AND n.seq>m.seq)`, []any{projectID, u.Canonical, at}, func(r *sql.Rows) error {
+			var no uint64
+			err := r.Scan(&no)
+			u.Nos = append(u.Nos, no)
+			return err
+		})
+	})
+	return u, err
+}
+
+// Projects implements ledger.Ledger.
+func (s *Store) Projects(ctx context.Context) ([]int64, error) {
+	var out []int64
+	err := each(ctx, s.db.Read(), `SELECT project_id FROM projects ORDER BY 1`, nil, func(r *sql.Rows) error {
+		var id int64
+		err := r.Scan(&id)
+		out = append(out, id)
+		return err
+	})
+	return out, err
+}
+
 // Warnings implements ledger.Ledger.
 func (s *Store) Warnings(ctx context.Context, projectID int64) ([]ledger.Warning, error) {
 	var out []ledger.Warning

@@ -148,7 +148,7 @@ func (s *Store) Update(ctx context.Context, projectID int64, fn func(ledger.Tx) 
 
 func selectIDs(ctx context.Context, q querier, projectID int64, ids []string) (map[string]ledger.ID, error) {
 	out := make(map[string]ledger.ID, len(ids))
-	err := in(ctx, q, projectID, `SELECT i.distinct_id, i.user_no, u.canonical, i.reason, i.at_ms FROM ids i JOIN users u ON u.project_id=i.project_id AND u.user_no=i.user_no WHERE i.project_id=$1 AND i.distinct_id IN (%s)`, ids, func(r *sql.Rows) error {
+	err := in(ctx, q, projectID, `SELECT i.distinct_id, i.user_no, u.canonical, i.reason, i.at_ms, i.linked_to FROM ids i JOIN users u ON u.project_id=i.project_id AND u.user_no=i.user_no WHERE i.project_id=$1 AND i.distinct_id IN (%s)`, ids, func(r *sql.Rows) error {
 		id, err := scanID(r)
 		out[id.DistinctID] = id
 		return err
@@ -158,7 +158,7 @@ func selectIDs(ctx context.Context, q querier, projectID int64, ids []string) (m
 
 func scanID(r *sql.Rows) (id ledger.ID, err error) {
 	var at int64
-	err = r.Scan(&id.DistinctID, &id.UserNo, &id.Canonical, &id.Reason, &at)
+	err = r.Scan(&id.DistinctID, &id.UserNo, &id.Canonical, &id.Reason, &at, &id.LinkedTo)
 	id.At = time.UnixMilli(at).UTC()
 	return id, err
 }
@@ -182,7 +182,7 @@ func (s *Store) Cluster(ctx context.Context, projectID int64, id string) (*ledge
 			return err
 		}
 		c = &ledger.Cluster{User: users[no]}
-		const cols = `SELECT i.distinct_id, i.user_no, u.canonical, i.reason, i.at_ms FROM users u JOIN ids i ON i.project_id=u.project_id AND `
+		const cols = `SELECT i.distinct_id, i.user_no, u.canonical, i.reason, i.at_ms, i.linked_to FROM users u JOIN ids i ON i.project_id=u.project_id AND `
 		// The first ids of the cluster's numbers, then the aliases of each number.
 		err = each(ctx, q, cols+`i.distinct_id=u.distinct_id WHERE u.project_id=$1 AND (u.user_no=$2 OR (u.canonical=$2 AND u.canonical<>u.user_no)) AND i.reason=1
 			UNION ALL `+cols+`i.user_no=u.user_no AND i.reason<>1 WHERE u.project_id=$1 AND (u.user_no=$2 OR (u.canonical=$2 AND u.canonical<>u.user_no)) ORDER BY 5, 1`,
@@ -191,6 +191,18 @@ func (s *Store) Cluster(ctx context.Context, projectID int64, id string) (*ledge
 				c.IDs = append(c.IDs, id)
 				return err
 			})
+		if err != nil {
+			return err
+		}
+		err = each(ctx, q, `SELECT x.property, x.value, coalesce(o.distinct_id, '') FROM identifier_conflicts x
+			LEFT JOIN ids i ON i.project_id=x.project_id AND i.distinct_id=x.value AND x.value<>''
+			LEFT JOIN users u ON u.project_id=i.project_id AND u.user_no=i.user_no LEFT JOIN users o ON o.project_id=u.project_id AND o.user_no=u.canonical
+			WHERE x.project_id=$1 AND x.user_no=$2 ORDER BY x.property`, []any{projectID, no}, func(r *sql.Rows) error {
+			var x ledger.Conflict
+			err := r.Scan(&x.Property, &x.Value, &x.Owner)
+			c.Conflicts = append(c.Conflicts, x)
+			return err
+		})
 		if err != nil {
 			return err
 		}

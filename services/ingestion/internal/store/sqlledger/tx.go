@@ -85,22 +85,22 @@ func (t *tx) NewUsers(ids []string, at time.Time) ([]ledger.ID, error) {
 }
 
 // AddAlias implements ledger.Tx.
-func (t *tx) AddAlias(id string, no uint64, r ledger.Reason, at time.Time) (ledger.ID, error) {
-	if _, err := t.q.ExecContext(t.ctx, `INSERT INTO ids (project_id, distinct_id, user_no, reason, at_ms) VALUES ($1,$2,$3,$4,$5)`, t.p, id, no, uint8(r), at.UnixMilli()); err != nil {
+func (t *tx) AddAlias(id string, no uint64, l ledger.Link) (ledger.ID, error) {
+	if _, err := t.q.ExecContext(t.ctx, `INSERT INTO ids (project_id, distinct_id, user_no, reason, at_ms, linked_to) VALUES ($1,$2,$3,$4,$5,$6)`, t.p, id, no, uint8(l.Reason), l.At.UnixMilli(), l.To); err != nil {
 		return ledger.ID{}, err
 	}
 	if _, err := t.q.ExecContext(t.ctx, `UPDATE users SET ids=ids+1, seq=$3 WHERE project_id=$1 AND user_no=$2`, t.p, no, t.nextSeq()); err != nil {
 		return ledger.ID{}, err
 	}
-	return ledger.ID{DistinctID: id, UserNo: no, Canonical: no, Reason: r, At: at}, nil
+	return ledger.ID{DistinctID: id, UserNo: no, Canonical: no, Reason: l.Reason, At: l.At, LinkedTo: l.To}, nil
 }
 
 // Repoint implements ledger.Tx.
-func (t *tx) Repoint(id string, no uint64, r ledger.Reason, at time.Time) error {
+func (t *tx) Repoint(id string, no uint64, l ledger.Link) error {
 	if _, err := t.q.ExecContext(t.ctx, `UPDATE users SET ids=ids-1, seq=$3 WHERE project_id=$1 AND user_no=(SELECT u.canonical FROM ids i JOIN users u ON u.project_id=i.project_id AND u.user_no=i.user_no WHERE i.project_id=$1 AND i.distinct_id=$2)`, t.p, id, t.nextSeq()); err != nil {
 		return err
 	}
-	if _, err := t.q.ExecContext(t.ctx, `UPDATE ids SET user_no=$3, reason=$4, at_ms=$5 WHERE project_id=$1 AND distinct_id=$2`, t.p, id, no, uint8(r), at.UnixMilli()); err != nil {
+	if _, err := t.q.ExecContext(t.ctx, `UPDATE ids SET user_no=$3, reason=$4, at_ms=$5, linked_to=$6 WHERE project_id=$1 AND distinct_id=$2`, t.p, id, no, uint8(l.Reason), l.At.UnixMilli(), l.To); err != nil {
 		return err
 	}
 	_, err := t.q.ExecContext(t.ctx, `UPDATE users SET ids=ids+1, seq=$3 WHERE project_id=$1 AND user_no=$2`, t.p, no, t.nextSeq())
@@ -108,7 +108,7 @@ func (t *tx) Repoint(id string, no uint64, r ledger.Reason, at time.Time) error 
 }
 
 // Merge implements ledger.Tx.
-func (t *tx) Merge(from, into uint64, r ledger.Reason, at time.Time) error {
+func (t *tx) Merge(from, into uint64, l ledger.Link) error {
 	var moved []uint64
 	var first string
 	var ids int
@@ -125,7 +125,11 @@ func (t *tx) Merge(from, into uint64, r ledger.Reason, at time.Time) error {
 		return err
 	}
 	for _, no := range append(moved, from) {
-		if _, err := t.q.ExecContext(t.ctx, `UPDATE users SET canonical=$3, seq=$4 WHERE project_id=$1 AND user_no=$2`, t.p, no, into, t.nextSeq()); err != nil {
+		seq := t.nextSeq()
+		if _, err := t.q.ExecContext(t.ctx, `UPDATE users SET canonical=$3, seq=$4 WHERE project_id=$1 AND user_no=$2`, t.p, no, into, seq); err != nil {
+			return err
+		}
+		if _, err := t.q.ExecContext(t.ctx, `INSERT INTO merges (project_id, seq, user_no, canonical, at_ms) VALUES ($1,$2,$3,$4,$5)`, t.p, seq, no, into, l.At.UnixMilli()); err != nil {
 			return err
 		}
 	}
@@ -138,7 +142,7 @@ func (t *tx) Merge(from, into uint64, r ledger.Reason, at time.Time) error {
 	if _, err := t.q.ExecContext(t.ctx, `DELETE FROM identifier_conflicts WHERE project_id=$1 AND user_no=$2`, t.p, from); err != nil {
 		return err
 	}
-	_, err = t.q.ExecContext(t.ctx, `UPDATE ids SET reason=$3, at_ms=$4 WHERE project_id=$1 AND distinct_id=$2`, t.p, first, uint8(r), at.UnixMilli())
+	_, err = t.q.ExecContext(t.ctx, `UPDATE ids SET reason=$3, at_ms=$4, linked_to=$5 WHERE project_id=$1 AND distinct_id=$2`, t.p, first, uint8(l.Reason), l.At.UnixMilli(), l.To)
 	return err
 }
 

@@ -38,6 +38,10 @@ func Run(t *testing.T, open Open) {
 		"ResetAndApplyRebuildTheSame":        rebuild,
 		"ExportReturnsWhatWasStored":         export,
 		"UsageCountsByVerdict":               usage,
+		"UsageOfThePastIgnoresLaterMerges":   usageBefore,
+		"UsageBreaksDown":                    breakDown,
+		"AUserIsExplainedByTheirEvents":      userUsage,
+		"ReclassifyChangesVerdictsOnly":      reclassify,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, open) })
 	}
@@ -85,7 +89,19 @@ func (f *fixture) apply(changes ...ledger.Change) {
 			changes[i].Canonical = changes[i].UserNo
 		}
 	}
-	if err := f.w.Apply(context.Background(), 1, changes, f.seq); err != nil {
+	f.feed(base, changes)
+}
+
+// feed applies numbered changes; those that are merges were made at an instant.
+func (f *fixture) feed(at int64, changes []ledger.Change) {
+	f.Helper()
+	var merges []ledger.Merge
+	for _, c := range changes {
+		if c.Canonical != c.UserNo {
+			merges = append(merges, ledger.Merge{Seq: c.Seq, UserNo: c.UserNo, Canonical: c.Canonical, AtMS: at})
+		}
+	}
+	if err := f.w.Apply(context.Background(), 1, changes, merges, f.seq); err != nil {
 		f.Fatal(err)
 	}
 }
@@ -403,27 +419,5 @@ func export(t *testing.T, open Open) {
 	stop := errors.New("stop")
 	if err := f.w.Export(context.Background(), warehouse.ExportQuery{ProjectID: 1, ToMS: base + day}, func(warehouse.Exported) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("a failing callback gave %v", err)
-	}
-}
-
-func usage(t *testing.T, open Open) {
-	f := begin(t, open)
-	exempt := func(user uint64, rule string) warehouse.Row {
-		r := f.row(user, "X", base, "{}")
-		r.Rule, r.Source, r.Flags = rule, []byte("clevertap"), 0
-		return r
-	}
-	late := f.row(9, "E", base, "{}")
-	late.ReceivedMS = base + day
-	f.append(f.row(1, "E", base, "{}"), f.row(1, "E", base-1, "{}"), exempt(1, "clevertap"), exempt(2, "clevertap"), exempt(3, "general"), f.row(0, "E", base, "{}"), late)
-	u, err := f.w.Usage(context.Background(), warehouse.UsageQuery{ProjectID: 1, FromMS: base, ToMS: base + 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if u.Users != 1 || u.ExemptOnly != 2 || u.Qualifying != 3 || u.Exempt != 3 || u.Guardrail != 3 || u.ExemptByRule["clevertap"] != 2 || u.BySource["clevertap"] != 3 || u.BySource[""] != 3 {
-		t.Errorf("usage %+v", u)
-	}
-	if u, _ := f.w.Usage(context.Background(), warehouse.UsageQuery{ProjectID: 1, FromMS: base, ToMS: base + 1, ByEventTime: true}); u.Users != 2 {
-		t.Errorf("by event time: %+v", u)
 	}
 }
