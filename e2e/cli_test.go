@@ -95,16 +95,22 @@ func TestTheCommandLineDoesTheMainJob(t *testing.T) {
 	for _, args := range [][]string{
 		{"projects", "list"}, {"connectors", "list"}, {"connectors", "get", "1"}, {"connectors", "verify", "1"}, {"cohorts", "list"}, {"cohorts", "get", "1"}, {"cohorts", "members", "1"},
 		{"syncs", "list"}, {"syncs", "get", "1"}, {"syncs", "pause", "1", "--reason", "lunch"}, {"syncs", "resume", "1", "--watch"}, {"syncs", "run", "1", "--watch"}, {"runs", "list", "1"}, {"runs", "get", "1/1"},
-		{"runs", "users", "1/1", "--outcome", "SENT"}, {"usage", "get"}, {"usage", "rules"}, {"profiles", "get", "cli-1"}, {"profiles", "identity", "cli-1"},
+		{"runs", "users", "1/1", "--outcome", "SENT"}, {"usage", "get"}, {"usage", "rules"}, {"usage", "months"}, {"usage", "by", "event"}, {"usage", "explain", "ann"}, {"usage", "reclassify"}, {"profiles", "rebuild-projection"},
+		{"usage", "organization", "--operator-key-file", filepath.Join(dir, "operator.key")}, {"profiles", "get", "cli-1"}, {"profiles", "identity", "cli-1"},
 	} {
 		if out := c.run("", args...); strings.Count(out, "\n") < 3 {
 			t.Errorf("%v printed no table:\n%s", args, out)
 		}
 	}
+	if out := c.run("", "usage", "months", "--csv", "--months", "1"); !strings.HasPrefix(out, "month,mtu,users,") || strings.Count(out, "\n") != 2 {
+		t.Errorf("usage as CSV:\n%s", out)
+	}
 	for _, tc := range []struct {
 		args  []string
 		names string
 	}{
+		{[]string{"usage", "organization"}, "operator"},
+		{[]string{"usage", "by", "moon"}, "SOURCE"},
 		{[]string{"syncs", "run", "99"}, "99"},
 		{[]string{"syncs", "create", "--cohort", "1", "--connector", "1", "--mode", "SOMETIMES"}, "ONE_TIME"},
 		{[]string{"runs", "get", "1"}, "SYNC/RUN"},

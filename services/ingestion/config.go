@@ -27,6 +27,9 @@ type Config struct {
 	HashBudget int `yaml:"hash_budget"`
 	// WarehouseMemoryMB is the warehouse's buffer budget.
 	WarehouseMemoryMB int `yaml:"warehouse_memory_mb"`
+	// FeedInterval is how often profiles and merges are carried to the warehouse
+	// without anybody asking, 10 ms to 1 h.
+	FeedInterval time.Duration `yaml:"feed_interval"`
 	// ProjectTTL is how long a registry answer is believed.
 	ProjectTTL time.Duration `yaml:"project_ttl"`
 }
@@ -36,7 +39,7 @@ func Default() Config {
 	return Config{
 		MaxBodyBytes: 10 << 20, MaxDecompressedBytes: 10 << 20,
 		GroupWait: 5 * time.Millisecond, MaxGroup: 20_000, QueueDepth: 100_000,
-		IdentityCache: 1_500_000, HashBudget: 6_000_000, WarehouseMemoryMB: 200, ProjectTTL: 10 * time.Second,
+		IdentityCache: 1_500_000, HashBudget: 6_000_000, WarehouseMemoryMB: 200, FeedInterval: time.Second, ProjectTTL: 10 * time.Second,
 	}
 }
 
@@ -63,6 +66,8 @@ func (c *Config) Validate() error {
 		return fault.Field("hash_budget", "must not be negative")
 	case c.WarehouseMemoryMB < 64:
 		return fault.Field("warehouse_memory_mb", "must be at least 64")
+	case c.FeedInterval < 10*time.Millisecond || c.FeedInterval > time.Hour:
+		return fault.Field("feed_interval", "must be 10ms to 1h")
 	case c.ProjectTTL < 0:
 		return fault.Field("project_ttl", "must not be negative")
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -71,6 +72,26 @@ type Service struct {
 	usage      *server.Usage
 	identity   *server.Identity
 	jobs       *usage.Reclassifier
+
+	work sync.WaitGroup
+	stop []context.CancelFunc
+}
+
+// background runs fn until stopWork; it outlives the call that starts it.
+func (s *Service) background(fn func(context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	s.stop = append(s.stop, cancel)
+	s.work.Go(func() { fn(ctx) })
+}
+
+// stopWork finishes the commits in progress and ends what runs in the background.
+func (s *Service) stopWork() {
+	s.pipeline.Close()
+	s.jobs.Close()
+	for _, cancel := range s.stop {
+		cancel()
+	}
+	s.work.Wait()
 }
 
 // New opens the stores in cfg.DataDir and starts the pipeline. Close it.
@@ -110,13 +131,14 @@ func New(ctx context.Context, cfg Config, reg Registry, opts ...Option) (_ *Serv
 	s.ingestion = &server.Ingestion{Ingester: ingest.NewIngester(cached, s.pipeline, s.ledger, resolver, systems, limits, o.now), Registry: cached}
 	s.evaluation = &server.Evaluation{Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder}
 	s.data = &server.Data{Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder, Pipeline: s.pipeline}
+	//nolint:contextcheck // as the pipeline
+	s.background(func(ctx context.Context) { feeder.Run(ctx, cfg.FeedInterval) })
 	s.identity = &server.Identity{Ledger: s.ledger}
-	s.jobs = usage.NewReclassifier(cached, s.ledger, s.warehouse, rules, o.now) //nolint:contextcheck // as the pipeline
+	s.jobs = usage.NewReclassifier(cached, s.ledger, s.warehouse, rules, o.now)
 	reporter := &usage.Reporter{Registry: cached, Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder, Now: o.now}
 	s.usage = &server.Usage{Reporter: reporter, Jobs: s.jobs, Ledger: s.ledger, Rules: rules}
 	if err = s.jobs.Resume(ctx); err != nil {
-		s.pipeline.Close()
-		s.jobs.Close()
+		s.stopWork()
 		return nil, err
 	}
 	return s, nil
@@ -155,8 +177,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 func (s *Service) Close(ctx context.Context) error {
 	drained := make(chan struct{})
 	go func() {
-		s.pipeline.Close()
-		s.jobs.Close()
+		s.stopWork()
 		close(drained)
 	}()
 	select {

@@ -19,40 +19,6 @@ import (
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 )
 
-func usageCommand() *cobra.Command {
-	root := &cobra.Command{Use: "usage", Short: "Monthly tracked users"}
-	var month string
-	get := &cobra.Command{Use: "get", Short: "Show a month", Args: cobra.NoArgs, Example: "  cohortbridge usage get --month 2026-11"}
-	get.Flags().StringVar(&month, "month", "", "yyyy-mm in UTC; default the current month")
-	get.RunE = run(func(ctx context.Context, c *client, _ *cobra.Command, _ []string) error {
-		u, err := ingestionv1.NewUsageServiceClient(c.conn).GetUsage(ctx, &ingestionv1.GetUsageRequest{Parent: c.project, Month: month})
-		if err != nil {
-			return err
-		}
-		rows := []table.Row{
-			{"month", u.GetMonth()}, {"MTU", u.GetMtu()}, {"users with qualifying events", u.GetUsers()}, {"qualifying events", u.GetQualifyingEvents()},
-			{"exempt events", u.GetExemptEvents()}, {"users with exempt events only", u.GetExemptOnlyUsers()}, {"rules", u.GetRulesVersion()},
-		}
-		for _, k := range slices.Sorted(maps.Keys(u.GetExemptByRule())) {
-			rows = append(rows, table.Row{"exempt by " + k, u.GetExemptByRule()[k]})
-		}
-		return c.print(u, table.Row{"", ""}, rows)
-	})
-	rules := &cobra.Command{Use: "rules", Short: "List the events that don't count", Args: cobra.NoArgs, RunE: run(func(ctx context.Context, c *client, _ *cobra.Command, _ []string) error {
-		resp, err := ingestionv1.NewUsageServiceClient(c.conn).ListMtuRules(ctx, &ingestionv1.ListMtuRulesRequest{})
-		if err != nil {
-			return err
-		}
-		var rows []table.Row
-		for _, r := range resp.GetRules() {
-			rows = append(rows, table.Row{r.GetId(), len(r.GetEvents()), r.GetMarkerProperty(), r.GetMarkerValues()})
-		}
-		return c.print(resp, table.Row{"Rule", "Events", "Marker", "Values"}, rows)
-	})}
-	root.AddCommand(get, rules)
-	return root
-}
-
 func eventsCommand() *cobra.Command {
 	root := &cobra.Command{Use: "events", Short: "Events in and out"}
 	var from, to string
@@ -196,6 +162,13 @@ func profilesCommand() *cobra.Command {
 		}
 		return c.print(resp, table.Row{"ID", "Why", "Linked to", "Explanation", "Since (UTC)"}, rows)
 	})}
-	root.AddCommand(get, identity)
+	rebuild := &cobra.Command{Use: "rebuild-projection", Short: "Make the copy of the profiles that cohorts read anew", Args: cobra.NoArgs, RunE: run(func(ctx context.Context, c *client, _ *cobra.Command, _ []string) error {
+		resp, err := ingestionv1.NewDataServiceClient(c.conn).RebuildProjection(ctx, &ingestionv1.RebuildProjectionRequest{Parent: c.project})
+		if err != nil {
+			return err
+		}
+		return c.print(resp, table.Row{"Profiles"}, []table.Row{{resp.GetProfiles()}})
+	})}
+	root.AddCommand(get, identity, rebuild)
 	return root
 }

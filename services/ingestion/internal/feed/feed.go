@@ -4,7 +4,9 @@ package feed
 
 import (
 	"context"
+	"log/slog"
 	"sync"
+	"time"
 
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
@@ -49,6 +51,30 @@ func (f *Feeder) gate(projectID int64) *gate {
 		f.projects[projectID] = g
 	}
 	return g
+}
+
+// Run brings the projections of all projects up to date again and again until ctx
+// ends, so that an evaluation finds little left to do.
+func (f *Feeder) Run(ctx context.Context, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		ids, err := f.ledger.Projects(ctx)
+		for _, id := range ids {
+			if err != nil {
+				break
+			}
+			err = f.Read(ctx, id, func() error { return nil })
+		}
+		if err != nil && ctx.Err() == nil {
+			slog.WarnContext(ctx, "the projection is behind; it is tried again, and before each evaluation", "error", err)
+		}
+	}
 }
 
 // Read runs fn on a projection that has everything the ledger had when Read was

@@ -78,8 +78,12 @@ func convert(p *registryv1.Project) (*project.Project, error) {
 		return nil, err
 	}
 	out := &project.Project{ID: ids[0], Token: p.GetToken(), MTU: project.MTU{NameOnly: p.GetMtu().GetMatchByNameOnly(), ByEventTime: p.GetMtu().GetByEventTime()}}
+	out.MTU.Sources = map[string][]string{}
 	if s := p.GetMtu().GetClevertapSources(); len(s) > 0 {
-		out.MTU.Sources = map[string][]string{"clevertap": s}
+		out.MTU.Sources["clevertap"] = s
+	}
+	for rule, v := range p.GetMtu().GetPartnerMarkers() {
+		out.MTU.Sources[rule] = v.GetValues()
 	}
 	switch p.GetIdentitySystem() {
 	case typev1.IdentitySystem_IDENTITY_SYSTEM_ORIGINAL:

@@ -34,10 +34,10 @@ func (a *answering) AuthenticateIngest(context.Context, *registryv1.Authenticate
 func TestProjectsAreReadWithTheirSettings(t *testing.T) {
 	c := registryclient.New(&answering{project: &registryv1.Project{
 		Name: "projects/7", Token: "tok", IdentitySystem: typev1.IdentitySystem_IDENTITY_SYSTEM_ORIGINAL,
-		Mtu: &registryv1.MtuSettings{MatchByNameOnly: true, ByEventTime: true, ClevertapSources: []string{"ct"}},
+		Mtu: &registryv1.MtuSettings{MatchByNameOnly: true, ByEventTime: true, ClevertapSources: []string{"ct"}, PartnerMarkers: map[string]*registryv1.MarkerValues{"braze": {Values: []string{"b1"}}}},
 	}})
 	p, err := c.ByToken(context.Background(), "tok")
-	if err != nil || p.ID != 7 || p.Token != "tok" || p.Identity != project.Original || !p.MTU.NameOnly || !p.MTU.ByEventTime || p.MTU.Sources["clevertap"][0] != "ct" {
+	if err != nil || p.ID != 7 || p.Token != "tok" || p.Identity != project.Original || !p.MTU.NameOnly || !p.MTU.ByEventTime || p.MTU.Sources["clevertap"][0] != "ct" || p.MTU.Sources["braze"][0] != "b1" {
 		t.Errorf("%+v, %v", p, err)
 	}
 }

@@ -45,7 +45,7 @@ func (s *Usage) GetUsage(ctx context.Context, req *ingestionv1.GetUsageRequest) 
 func (s *Usage) month(m *usage.Month) *ingestionv1.GetUsageResponse {
 	return &ingestionv1.GetUsageResponse{
 		Month: m.Name, Mtu: m.MTU, Users: m.Users, QualifyingEvents: m.Qualifying, ExemptEvents: m.Exempt, ExemptByRule: m.ExemptByRule,
-		ExemptOnlyUsers: m.ExemptOnly, RulesVersion: strconv.Itoa(s.Rules.Version), Guardrail: m.Guarded, GuardrailEvents: m.Usage.Guardrail,
+		ExemptOnlyUsers: m.ExemptOnly, RulesVersion: strconv.Itoa(s.Rules.Version), Guardrail: m.Guarded, GuardrailEvents: m.Guardrail,
 		EventsBySource: m.BySource, Closed: m.Closed,
 	}
 }
@@ -82,7 +82,7 @@ func (s *Usage) ExportUsage(ctx context.Context, req *ingestionv1.ExportUsageReq
 	_ = w.Write([]string{"month", "mtu", "users", "qualifying_events", "exempt_events", "exempt_only_users", "guardrail_events", "guardrail", "closed"}) // a buffer never fails
 	for _, m := range list {
 		n := func(v int64) string { return strconv.FormatInt(v, 10) }
-		_ = w.Write([]string{m.Name, n(m.MTU), n(m.Users), n(m.Qualifying), n(m.Exempt), n(m.ExemptOnly), n(m.Usage.Guardrail), strconv.FormatBool(m.Guarded), strconv.FormatBool(m.Closed)})
+		_ = w.Write([]string{m.Name, n(m.MTU), n(m.Users), n(m.Qualifying), n(m.Exempt), n(m.ExemptOnly), n(m.Guardrail), strconv.FormatBool(m.Guarded), strconv.FormatBool(m.Closed)})
 	}
 	w.Flush()
 	return &httpbody.HttpBody{ContentType: "text/csv; charset=utf-8", Data: b.Bytes()}, nil

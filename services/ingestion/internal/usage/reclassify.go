@@ -40,7 +40,7 @@ func NewReclassifier(reg project.Registry, l ledger.Ledger, w warehouse.Warehous
 func (r *Reclassifier) Resume(ctx context.Context) error {
 	list, err := r.ledger.ListReclassifications(ctx, 0)
 	for i := range list {
-		r.start(&list[i])
+		r.start(&list[i]) //nolint:contextcheck // a job has the context of the runner
 	}
 	return err
 }
@@ -88,7 +88,7 @@ func (r *Reclassifier) Create(ctx context.Context, projectID int64, from, to str
 	if !ok {
 		return nil, fault.New(fault.Precondition, "RECLASSIFICATION_RUNNING", "another reclassification of this project is running; wait for it to end")
 	}
-	r.start(j)
+	r.start(j) //nolint:contextcheck // a job has the context of the runner
 	return j, nil
 }
 

@@ -31,8 +31,10 @@ type Project struct {
 	MatchByNameOnly  bool
 	CleverTapSources []string
 	ByEventTime      bool
-	CreateTime       time.Time
-	Version          int64
+	// PartnerMarkers are marker values by MTU rule, in place of the rule's own.
+	PartnerMarkers map[string][]string
+	CreateTime     time.Time
+	Version        int64
 }
 
 // New prepares a project with a fresh token and fills its defaults. The second

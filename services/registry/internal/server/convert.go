@@ -31,14 +31,31 @@ func projectProto(p project.Project) *registryv1.Project {
 		DisplayName:    p.DisplayName,
 		Token:          p.Token,
 		IdentitySystem: typev1.IdentitySystem(p.Identity),
-		Mtu:            &registryv1.MtuSettings{MatchByNameOnly: p.MatchByNameOnly, ClevertapSources: p.CleverTapSources, ByEventTime: p.ByEventTime},
+		Mtu:            mtuProto(p),
 		CreateTime:     stamp(p.CreateTime),
 		Etag:           etag(p.Version),
 	}
 }
 
 func setMtu(p *project.Project, m *registryv1.MtuSettings) {
-	p.MatchByNameOnly, p.CleverTapSources, p.ByEventTime = m.GetMatchByNameOnly(), m.GetClevertapSources(), m.GetByEventTime()
+	p.MatchByNameOnly, p.CleverTapSources, p.ByEventTime, p.PartnerMarkers = m.GetMatchByNameOnly(), m.GetClevertapSources(), m.GetByEventTime(), nil
+	for rule, v := range m.GetPartnerMarkers() {
+		if p.PartnerMarkers == nil {
+			p.PartnerMarkers = map[string][]string{}
+		}
+		p.PartnerMarkers[rule] = v.GetValues()
+	}
+}
+
+func mtuProto(p project.Project) *registryv1.MtuSettings {
+	m := &registryv1.MtuSettings{MatchByNameOnly: p.MatchByNameOnly, ClevertapSources: p.CleverTapSources, ByEventTime: p.ByEventTime}
+	for rule, v := range p.PartnerMarkers {
+		if m.PartnerMarkers == nil {
+			m.PartnerMarkers = map[string]*registryv1.MarkerValues{}
+		}
+		m.PartnerMarkers[rule] = &registryv1.MarkerValues{Values: v}
+	}
+	return m
 }
 
 func accountProto(a account.Account) *registryv1.ServiceAccount {

@@ -140,9 +140,13 @@ type MtuSettings struct {
 	// Default ["clevertap"].
 	ClevertapSources []string `protobuf:"bytes,2,rep,name=clevertap_sources,json=clevertapSources,proto3" json:"clevertap_sources,omitempty"`
 	// Month by event time instead of processing time. Default false.
-	ByEventTime   bool `protobuf:"varint,3,opt,name=by_event_time,json=byEventTime,proto3" json:"by_event_time,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ByEventTime bool `protobuf:"varint,3,opt,name=by_event_time,json=byEventTime,proto3" json:"by_event_time,omitempty"`
+	// Values of the marker property (`$source`, for Braze `$partner_id`) accepted for
+	// other partners, by MTU rule, in place of the rule's own; compared ignoring case.
+	// The rules and their defaults: UsageService.ListMtuRules.
+	PartnerMarkers map[string]*MarkerValues `protobuf:"bytes,4,rep,name=partner_markers,json=partnerMarkers,proto3" json:"partner_markers,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *MtuSettings) Reset() {
@@ -196,6 +200,59 @@ func (x *MtuSettings) GetByEventTime() bool {
 	return false
 }
 
+func (x *MtuSettings) GetPartnerMarkers() map[string]*MarkerValues {
+	if x != nil {
+		return x.PartnerMarkers
+	}
+	return nil
+}
+
+// MarkerValues are the accepted values of one partner's marker.
+type MarkerValues struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 20 values.
+	Values        []string `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkerValues) Reset() {
+	*x = MarkerValues{}
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkerValues) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkerValues) ProtoMessage() {}
+
+func (x *MarkerValues) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkerValues.ProtoReflect.Descriptor instead.
+func (*MarkerValues) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *MarkerValues) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
 // CreateProjectRequest asks for a new project.
 type CreateProjectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -209,7 +266,7 @@ type CreateProjectRequest struct {
 
 func (x *CreateProjectRequest) Reset() {
 	*x = CreateProjectRequest{}
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[2]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -221,7 +278,7 @@ func (x *CreateProjectRequest) String() string {
 func (*CreateProjectRequest) ProtoMessage() {}
 
 func (x *CreateProjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[2]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -234,7 +291,7 @@ func (x *CreateProjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateProjectRequest.ProtoReflect.Descriptor instead.
 func (*CreateProjectRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{2}
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CreateProjectRequest) GetProject() *Project {
@@ -265,7 +322,7 @@ type CreateProjectResponse struct {
 
 func (x *CreateProjectResponse) Reset() {
 	*x = CreateProjectResponse{}
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[3]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -277,7 +334,7 @@ func (x *CreateProjectResponse) String() string {
 func (*CreateProjectResponse) ProtoMessage() {}
 
 func (x *CreateProjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[3]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -290,7 +347,7 @@ func (x *CreateProjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateProjectResponse.ProtoReflect.Descriptor instead.
 func (*CreateProjectResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{3}
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *CreateProjectResponse) GetProject() *Project {
@@ -318,7 +375,7 @@ type GetProjectRequest struct {
 
 func (x *GetProjectRequest) Reset() {
 	*x = GetProjectRequest{}
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[4]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -330,7 +387,7 @@ func (x *GetProjectRequest) String() string {
 func (*GetProjectRequest) ProtoMessage() {}
 
 func (x *GetProjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[4]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -343,7 +400,7 @@ func (x *GetProjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProjectRequest.ProtoReflect.Descriptor instead.
 func (*GetProjectRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{4}
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *GetProjectRequest) GetName() string {
@@ -364,7 +421,7 @@ type GetProjectResponse struct {
 
 func (x *GetProjectResponse) Reset() {
 	*x = GetProjectResponse{}
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[5]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -376,7 +433,7 @@ func (x *GetProjectResponse) String() string {
 func (*GetProjectResponse) ProtoMessage() {}
 
 func (x *GetProjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[5]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -389,7 +446,7 @@ func (x *GetProjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetProjectResponse.ProtoReflect.Descriptor instead.
 func (*GetProjectResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{5}
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetProjectResponse) GetProject() *Project {
@@ -412,7 +469,7 @@ type ListProjectsRequest struct {
 
 func (x *ListProjectsRequest) Reset() {
 	*x = ListProjectsRequest{}
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[6]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -424,7 +481,7 @@ func (x *ListProjectsRequest) String() string {
 func (*ListProjectsRequest) ProtoMessage() {}
 
 func (x *ListProjectsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[6]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -437,7 +494,7 @@ func (x *ListProjectsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProjectsRequest.ProtoReflect.Descriptor instead.
 func (*ListProjectsRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{6}
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListProjectsRequest) GetPageSize() int32 {
@@ -467,7 +524,7 @@ type ListProjectsResponse struct {
 
 func (x *ListProjectsResponse) Reset() {
 	*x = ListProjectsResponse{}
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[7]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +536,7 @@ func (x *ListProjectsResponse) String() string {
 func (*ListProjectsResponse) ProtoMessage() {}
 
 func (x *ListProjectsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[7]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +549,7 @@ func (x *ListProjectsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProjectsResponse.ProtoReflect.Descriptor instead.
 func (*ListProjectsResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{7}
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListProjectsResponse) GetProjects() []*Project {
@@ -522,7 +579,7 @@ type UpdateProjectRequest struct {
 
 func (x *UpdateProjectRequest) Reset() {
 	*x = UpdateProjectRequest{}
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[8]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +591,7 @@ func (x *UpdateProjectRequest) String() string {
 func (*UpdateProjectRequest) ProtoMessage() {}
 
 func (x *UpdateProjectRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[8]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +604,7 @@ func (x *UpdateProjectRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProjectRequest.ProtoReflect.Descriptor instead.
 func (*UpdateProjectRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{8}
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateProjectRequest) GetProject() *Project {
@@ -575,7 +632,7 @@ type UpdateProjectResponse struct {
 
 func (x *UpdateProjectResponse) Reset() {
 	*x = UpdateProjectResponse{}
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[9]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +644,7 @@ func (x *UpdateProjectResponse) String() string {
 func (*UpdateProjectResponse) ProtoMessage() {}
 
 func (x *UpdateProjectResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[9]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +657,7 @@ func (x *UpdateProjectResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProjectResponse.ProtoReflect.Descriptor instead.
 func (*UpdateProjectResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{9}
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdateProjectResponse) GetProject() *Project {
@@ -631,7 +688,7 @@ type ServiceAccount struct {
 
 func (x *ServiceAccount) Reset() {
 	*x = ServiceAccount{}
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[10]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +700,7 @@ func (x *ServiceAccount) String() string {
 func (*ServiceAccount) ProtoMessage() {}
 
 func (x *ServiceAccount) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[10]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +713,7 @@ func (x *ServiceAccount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceAccount.ProtoReflect.Descriptor instead.
 func (*ServiceAccount) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{10}
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ServiceAccount) GetName() string {
@@ -715,7 +772,7 @@ type CreateServiceAccountRequest struct {
 
 func (x *CreateServiceAccountRequest) Reset() {
 	*x = CreateServiceAccountRequest{}
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[11]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -727,7 +784,7 @@ func (x *CreateServiceAccountRequest) String() string {
 func (*CreateServiceAccountRequest) ProtoMessage() {}
 
 func (x *CreateServiceAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[11]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -740,7 +797,7 @@ func (x *CreateServiceAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceAccountRequest.ProtoReflect.Descriptor instead.
 func (*CreateServiceAccountRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{11}
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *CreateServiceAccountRequest) GetParent() string {
@@ -770,7 +827,7 @@ type CreateServiceAccountResponse struct {
 
 func (x *CreateServiceAccountResponse) Reset() {
 	*x = CreateServiceAccountResponse{}
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[12]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -782,7 +839,7 @@ func (x *CreateServiceAccountResponse) String() string {
 func (*CreateServiceAccountResponse) ProtoMessage() {}
 
 func (x *CreateServiceAccountResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[12]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,7 +852,7 @@ func (x *CreateServiceAccountResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateServiceAccountResponse.ProtoReflect.Descriptor instead.
 func (*CreateServiceAccountResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{12}
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CreateServiceAccountResponse) GetServiceAccount() *ServiceAccount {
@@ -827,7 +884,7 @@ type ListServiceAccountsRequest struct {
 
 func (x *ListServiceAccountsRequest) Reset() {
 	*x = ListServiceAccountsRequest{}
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[13]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +896,7 @@ func (x *ListServiceAccountsRequest) String() string {
 func (*ListServiceAccountsRequest) ProtoMessage() {}
 
 func (x *ListServiceAccountsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[13]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +909,7 @@ func (x *ListServiceAccountsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServiceAccountsRequest.ProtoReflect.Descriptor instead.
 func (*ListServiceAccountsRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{13}
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListServiceAccountsRequest) GetParent() string {
@@ -889,7 +946,7 @@ type ListServiceAccountsResponse struct {
 
 func (x *ListServiceAccountsResponse) Reset() {
 	*x = ListServiceAccountsResponse{}
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[14]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -901,7 +958,7 @@ func (x *ListServiceAccountsResponse) String() string {
 func (*ListServiceAccountsResponse) ProtoMessage() {}
 
 func (x *ListServiceAccountsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[14]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -914,7 +971,7 @@ func (x *ListServiceAccountsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListServiceAccountsResponse.ProtoReflect.Descriptor instead.
 func (*ListServiceAccountsResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{14}
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListServiceAccountsResponse) GetServiceAccounts() []*ServiceAccount {
@@ -942,7 +999,7 @@ type DeleteServiceAccountRequest struct {
 
 func (x *DeleteServiceAccountRequest) Reset() {
 	*x = DeleteServiceAccountRequest{}
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[15]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1011,7 @@ func (x *DeleteServiceAccountRequest) String() string {
 func (*DeleteServiceAccountRequest) ProtoMessage() {}
 
 func (x *DeleteServiceAccountRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[15]
+	mi := &file_cohortbridge_registry_v1_project_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1024,7 @@ func (x *DeleteServiceAccountRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteServiceAccountRequest.ProtoReflect.Descriptor instead.
 func (*DeleteServiceAccountRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{15}
+	return file_cohortbridge_registry_v1_project_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *DeleteServiceAccountRequest) GetName() string {
@@ -991,12 +1048,19 @@ const file_cohortbridge_registry_v1_project_proto_rawDesc = "" +
 	"\vcreate_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"createTime\x12\x12\n" +
 	"\x04etag\x18\a \x01(\tR\x04etag:1\xeaA.\n" +
-	"\x18cohortbridge.dev/Project\x12\x12projects/{project}\"\x9d\x01\n" +
+	"\x18cohortbridge.dev/Project\x12\x12projects/{project}\"\xc9\x03\n" +
 	"\vMtuSettings\x12+\n" +
 	"\x12match_by_name_only\x18\x01 \x01(\bR\x0fmatchByNameOnly\x12=\n" +
 	"\x11clevertap_sources\x18\x02 \x03(\tB\x10\xbaH\r\x92\x01\n" +
 	"\x10\x14\"\x06r\x04\x10\x01\x18dR\x10clevertapSources\x12\"\n" +
-	"\rby_event_time\x18\x03 \x01(\bR\vbyEventTime\"\x86\x01\n" +
+	"\rby_event_time\x18\x03 \x01(\bR\vbyEventTime\x12\xbe\x01\n" +
+	"\x0fpartner_markers\x18\x04 \x03(\v29.cohortbridge.registry.v1.MtuSettings.PartnerMarkersEntryBZ\xbaHW\x9a\x01T\"RrPR\aairshipR\x05brazeR\biterableR\bleanplumR\tmailchimpR\bmoengageR\tonesignalR\n" +
+	"xtremepushR\x0epartnerMarkers\x1ai\n" +
+	"\x13PartnerMarkersEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12<\n" +
+	"\x05value\x18\x02 \x01(\v2&.cohortbridge.registry.v1.MarkerValuesR\x05value:\x028\x01\":\n" +
+	"\fMarkerValues\x12*\n" +
+	"\x06values\x18\x01 \x03(\tB\x12\xbaH\x0f\x92\x01\f\b\x01\x10\x14\"\x06r\x04\x10\x01\x18dR\x06values\"\x86\x01\n" +
 	"\x14CreateProjectRequest\x12F\n" +
 	"\aproject\x18\x01 \x01(\v2!.cohortbridge.registry.v1.ProjectB\t\xe0A\x02\xbaH\x03\xc8\x01\x01R\aproject\x12&\n" +
 	"\n" +
@@ -1072,66 +1136,70 @@ func file_cohortbridge_registry_v1_project_proto_rawDescGZIP() []byte {
 	return file_cohortbridge_registry_v1_project_proto_rawDescData
 }
 
-var file_cohortbridge_registry_v1_project_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_cohortbridge_registry_v1_project_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_cohortbridge_registry_v1_project_proto_goTypes = []any{
 	(*Project)(nil),                      // 0: cohortbridge.registry.v1.Project
 	(*MtuSettings)(nil),                  // 1: cohortbridge.registry.v1.MtuSettings
-	(*CreateProjectRequest)(nil),         // 2: cohortbridge.registry.v1.CreateProjectRequest
-	(*CreateProjectResponse)(nil),        // 3: cohortbridge.registry.v1.CreateProjectResponse
-	(*GetProjectRequest)(nil),            // 4: cohortbridge.registry.v1.GetProjectRequest
-	(*GetProjectResponse)(nil),           // 5: cohortbridge.registry.v1.GetProjectResponse
-	(*ListProjectsRequest)(nil),          // 6: cohortbridge.registry.v1.ListProjectsRequest
-	(*ListProjectsResponse)(nil),         // 7: cohortbridge.registry.v1.ListProjectsResponse
-	(*UpdateProjectRequest)(nil),         // 8: cohortbridge.registry.v1.UpdateProjectRequest
-	(*UpdateProjectResponse)(nil),        // 9: cohortbridge.registry.v1.UpdateProjectResponse
-	(*ServiceAccount)(nil),               // 10: cohortbridge.registry.v1.ServiceAccount
-	(*CreateServiceAccountRequest)(nil),  // 11: cohortbridge.registry.v1.CreateServiceAccountRequest
-	(*CreateServiceAccountResponse)(nil), // 12: cohortbridge.registry.v1.CreateServiceAccountResponse
-	(*ListServiceAccountsRequest)(nil),   // 13: cohortbridge.registry.v1.ListServiceAccountsRequest
-	(*ListServiceAccountsResponse)(nil),  // 14: cohortbridge.registry.v1.ListServiceAccountsResponse
-	(*DeleteServiceAccountRequest)(nil),  // 15: cohortbridge.registry.v1.DeleteServiceAccountRequest
-	(v1.IdentitySystem)(0),               // 16: cohortbridge.type.v1.IdentitySystem
-	(*timestamppb.Timestamp)(nil),        // 17: google.protobuf.Timestamp
-	(*fieldmaskpb.FieldMask)(nil),        // 18: google.protobuf.FieldMask
-	(v1.Role)(0),                         // 19: cohortbridge.type.v1.Role
-	(*emptypb.Empty)(nil),                // 20: google.protobuf.Empty
+	(*MarkerValues)(nil),                 // 2: cohortbridge.registry.v1.MarkerValues
+	(*CreateProjectRequest)(nil),         // 3: cohortbridge.registry.v1.CreateProjectRequest
+	(*CreateProjectResponse)(nil),        // 4: cohortbridge.registry.v1.CreateProjectResponse
+	(*GetProjectRequest)(nil),            // 5: cohortbridge.registry.v1.GetProjectRequest
+	(*GetProjectResponse)(nil),           // 6: cohortbridge.registry.v1.GetProjectResponse
+	(*ListProjectsRequest)(nil),          // 7: cohortbridge.registry.v1.ListProjectsRequest
+	(*ListProjectsResponse)(nil),         // 8: cohortbridge.registry.v1.ListProjectsResponse
+	(*UpdateProjectRequest)(nil),         // 9: cohortbridge.registry.v1.UpdateProjectRequest
+	(*UpdateProjectResponse)(nil),        // 10: cohortbridge.registry.v1.UpdateProjectResponse
+	(*ServiceAccount)(nil),               // 11: cohortbridge.registry.v1.ServiceAccount
+	(*CreateServiceAccountRequest)(nil),  // 12: cohortbridge.registry.v1.CreateServiceAccountRequest
+	(*CreateServiceAccountResponse)(nil), // 13: cohortbridge.registry.v1.CreateServiceAccountResponse
+	(*ListServiceAccountsRequest)(nil),   // 14: cohortbridge.registry.v1.ListServiceAccountsRequest
+	(*ListServiceAccountsResponse)(nil),  // 15: cohortbridge.registry.v1.ListServiceAccountsResponse
+	(*DeleteServiceAccountRequest)(nil),  // 16: cohortbridge.registry.v1.DeleteServiceAccountRequest
+	nil,                                  // 17: cohortbridge.registry.v1.MtuSettings.PartnerMarkersEntry
+	(v1.IdentitySystem)(0),               // 18: cohortbridge.type.v1.IdentitySystem
+	(*timestamppb.Timestamp)(nil),        // 19: google.protobuf.Timestamp
+	(*fieldmaskpb.FieldMask)(nil),        // 20: google.protobuf.FieldMask
+	(v1.Role)(0),                         // 21: cohortbridge.type.v1.Role
+	(*emptypb.Empty)(nil),                // 22: google.protobuf.Empty
 }
 var file_cohortbridge_registry_v1_project_proto_depIdxs = []int32{
-	16, // 0: cohortbridge.registry.v1.Project.identity_system:type_name -> cohortbridge.type.v1.IdentitySystem
+	18, // 0: cohortbridge.registry.v1.Project.identity_system:type_name -> cohortbridge.type.v1.IdentitySystem
 	1,  // 1: cohortbridge.registry.v1.Project.mtu:type_name -> cohortbridge.registry.v1.MtuSettings
-	17, // 2: cohortbridge.registry.v1.Project.create_time:type_name -> google.protobuf.Timestamp
-	0,  // 3: cohortbridge.registry.v1.CreateProjectRequest.project:type_name -> cohortbridge.registry.v1.Project
-	0,  // 4: cohortbridge.registry.v1.CreateProjectResponse.project:type_name -> cohortbridge.registry.v1.Project
-	0,  // 5: cohortbridge.registry.v1.GetProjectResponse.project:type_name -> cohortbridge.registry.v1.Project
-	0,  // 6: cohortbridge.registry.v1.ListProjectsResponse.projects:type_name -> cohortbridge.registry.v1.Project
-	0,  // 7: cohortbridge.registry.v1.UpdateProjectRequest.project:type_name -> cohortbridge.registry.v1.Project
-	18, // 8: cohortbridge.registry.v1.UpdateProjectRequest.update_mask:type_name -> google.protobuf.FieldMask
-	0,  // 9: cohortbridge.registry.v1.UpdateProjectResponse.project:type_name -> cohortbridge.registry.v1.Project
-	19, // 10: cohortbridge.registry.v1.ServiceAccount.role:type_name -> cohortbridge.type.v1.Role
-	17, // 11: cohortbridge.registry.v1.ServiceAccount.expire_time:type_name -> google.protobuf.Timestamp
-	17, // 12: cohortbridge.registry.v1.ServiceAccount.create_time:type_name -> google.protobuf.Timestamp
-	10, // 13: cohortbridge.registry.v1.CreateServiceAccountRequest.service_account:type_name -> cohortbridge.registry.v1.ServiceAccount
-	10, // 14: cohortbridge.registry.v1.CreateServiceAccountResponse.service_account:type_name -> cohortbridge.registry.v1.ServiceAccount
-	10, // 15: cohortbridge.registry.v1.ListServiceAccountsResponse.service_accounts:type_name -> cohortbridge.registry.v1.ServiceAccount
-	2,  // 16: cohortbridge.registry.v1.ProjectService.CreateProject:input_type -> cohortbridge.registry.v1.CreateProjectRequest
-	4,  // 17: cohortbridge.registry.v1.ProjectService.GetProject:input_type -> cohortbridge.registry.v1.GetProjectRequest
-	6,  // 18: cohortbridge.registry.v1.ProjectService.ListProjects:input_type -> cohortbridge.registry.v1.ListProjectsRequest
-	8,  // 19: cohortbridge.registry.v1.ProjectService.UpdateProject:input_type -> cohortbridge.registry.v1.UpdateProjectRequest
-	11, // 20: cohortbridge.registry.v1.ProjectService.CreateServiceAccount:input_type -> cohortbridge.registry.v1.CreateServiceAccountRequest
-	13, // 21: cohortbridge.registry.v1.ProjectService.ListServiceAccounts:input_type -> cohortbridge.registry.v1.ListServiceAccountsRequest
-	15, // 22: cohortbridge.registry.v1.ProjectService.DeleteServiceAccount:input_type -> cohortbridge.registry.v1.DeleteServiceAccountRequest
-	3,  // 23: cohortbridge.registry.v1.ProjectService.CreateProject:output_type -> cohortbridge.registry.v1.CreateProjectResponse
-	5,  // 24: cohortbridge.registry.v1.ProjectService.GetProject:output_type -> cohortbridge.registry.v1.GetProjectResponse
-	7,  // 25: cohortbridge.registry.v1.ProjectService.ListProjects:output_type -> cohortbridge.registry.v1.ListProjectsResponse
-	9,  // 26: cohortbridge.registry.v1.ProjectService.UpdateProject:output_type -> cohortbridge.registry.v1.UpdateProjectResponse
-	12, // 27: cohortbridge.registry.v1.ProjectService.CreateServiceAccount:output_type -> cohortbridge.registry.v1.CreateServiceAccountResponse
-	14, // 28: cohortbridge.registry.v1.ProjectService.ListServiceAccounts:output_type -> cohortbridge.registry.v1.ListServiceAccountsResponse
-	20, // 29: cohortbridge.registry.v1.ProjectService.DeleteServiceAccount:output_type -> google.protobuf.Empty
-	23, // [23:30] is the sub-list for method output_type
-	16, // [16:23] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	19, // 2: cohortbridge.registry.v1.Project.create_time:type_name -> google.protobuf.Timestamp
+	17, // 3: cohortbridge.registry.v1.MtuSettings.partner_markers:type_name -> cohortbridge.registry.v1.MtuSettings.PartnerMarkersEntry
+	0,  // 4: cohortbridge.registry.v1.CreateProjectRequest.project:type_name -> cohortbridge.registry.v1.Project
+	0,  // 5: cohortbridge.registry.v1.CreateProjectResponse.project:type_name -> cohortbridge.registry.v1.Project
+	0,  // 6: cohortbridge.registry.v1.GetProjectResponse.project:type_name -> cohortbridge.registry.v1.Project
+	0,  // 7: cohortbridge.registry.v1.ListProjectsResponse.projects:type_name -> cohortbridge.registry.v1.Project
+	0,  // 8: cohortbridge.registry.v1.UpdateProjectRequest.project:type_name -> cohortbridge.registry.v1.Project
+	20, // 9: cohortbridge.registry.v1.UpdateProjectRequest.update_mask:type_name -> google.protobuf.FieldMask
+	0,  // 10: cohortbridge.registry.v1.UpdateProjectResponse.project:type_name -> cohortbridge.registry.v1.Project
+	21, // 11: cohortbridge.registry.v1.ServiceAccount.role:type_name -> cohortbridge.type.v1.Role
+	19, // 12: cohortbridge.registry.v1.ServiceAccount.expire_time:type_name -> google.protobuf.Timestamp
+	19, // 13: cohortbridge.registry.v1.ServiceAccount.create_time:type_name -> google.protobuf.Timestamp
+	11, // 14: cohortbridge.registry.v1.CreateServiceAccountRequest.service_account:type_name -> cohortbridge.registry.v1.ServiceAccount
+	11, // 15: cohortbridge.registry.v1.CreateServiceAccountResponse.service_account:type_name -> cohortbridge.registry.v1.ServiceAccount
+	11, // 16: cohortbridge.registry.v1.ListServiceAccountsResponse.service_accounts:type_name -> cohortbridge.registry.v1.ServiceAccount
+	2,  // 17: cohortbridge.registry.v1.MtuSettings.PartnerMarkersEntry.value:type_name -> cohortbridge.registry.v1.MarkerValues
+	3,  // 18: cohortbridge.registry.v1.ProjectService.CreateProject:input_type -> cohortbridge.registry.v1.CreateProjectRequest
+	5,  // 19: cohortbridge.registry.v1.ProjectService.GetProject:input_type -> cohortbridge.registry.v1.GetProjectRequest
+	7,  // 20: cohortbridge.registry.v1.ProjectService.ListProjects:input_type -> cohortbridge.registry.v1.ListProjectsRequest
+	9,  // 21: cohortbridge.registry.v1.ProjectService.UpdateProject:input_type -> cohortbridge.registry.v1.UpdateProjectRequest
+	12, // 22: cohortbridge.registry.v1.ProjectService.CreateServiceAccount:input_type -> cohortbridge.registry.v1.CreateServiceAccountRequest
+	14, // 23: cohortbridge.registry.v1.ProjectService.ListServiceAccounts:input_type -> cohortbridge.registry.v1.ListServiceAccountsRequest
+	16, // 24: cohortbridge.registry.v1.ProjectService.DeleteServiceAccount:input_type -> cohortbridge.registry.v1.DeleteServiceAccountRequest
+	4,  // 25: cohortbridge.registry.v1.ProjectService.CreateProject:output_type -> cohortbridge.registry.v1.CreateProjectResponse
+	6,  // 26: cohortbridge.registry.v1.ProjectService.GetProject:output_type -> cohortbridge.registry.v1.GetProjectResponse
+	8,  // 27: cohortbridge.registry.v1.ProjectService.ListProjects:output_type -> cohortbridge.registry.v1.ListProjectsResponse
+	10, // 28: cohortbridge.registry.v1.ProjectService.UpdateProject:output_type -> cohortbridge.registry.v1.UpdateProjectResponse
+	13, // 29: cohortbridge.registry.v1.ProjectService.CreateServiceAccount:output_type -> cohortbridge.registry.v1.CreateServiceAccountResponse
+	15, // 30: cohortbridge.registry.v1.ProjectService.ListServiceAccounts:output_type -> cohortbridge.registry.v1.ListServiceAccountsResponse
+	22, // 31: cohortbridge.registry.v1.ProjectService.DeleteServiceAccount:output_type -> google.protobuf.Empty
+	25, // [25:32] is the sub-list for method output_type
+	18, // [18:25] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_cohortbridge_registry_v1_project_proto_init() }
@@ -1145,7 +1213,7 @@ func file_cohortbridge_registry_v1_project_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohortbridge_registry_v1_project_proto_rawDesc), len(file_cohortbridge_registry_v1_project_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

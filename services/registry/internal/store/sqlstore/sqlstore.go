@@ -69,18 +69,18 @@ var errStale = fault.New(fault.Conflict, "ETAG_MISMATCH", "etag: the resource ch
 
 type scanner interface{ Scan(dest ...any) error }
 
-const projectColumns = "id, display_name, token, identity, match_by_name_only, clevertap_sources, by_event_time, create_time, version"
+const projectColumns = "id, display_name, token, identity, match_by_name_only, clevertap_sources, by_event_time, create_time, version, partner_markers"
 
 func scanProject(row scanner) (project.Project, error) {
 	var p project.Project
-	var sources string
+	var sources, markers string
 	var created int64
-	err := row.Scan(&p.ID, &p.DisplayName, &p.Token, &p.Identity, &p.MatchByNameOnly, &sources, &p.ByEventTime, &created, &p.Version)
+	err := row.Scan(&p.ID, &p.DisplayName, &p.Token, &p.Identity, &p.MatchByNameOnly, &sources, &p.ByEventTime, &created, &p.Version, &markers)
 	if err != nil {
 		return p, err
 	}
 	p.CreateTime = fromMicros(created)
-	return p, json.Unmarshal([]byte(sources), &p.CleverTapSources)
+	return p, errors.Join(json.Unmarshal([]byte(sources), &p.CleverTapSources), json.Unmarshal([]byte(markers), &p.PartnerMarkers))
 }
 
 func jsonText(v any) (string, error) {
@@ -88,9 +88,18 @@ func jsonText(v any) (string, error) {
 	return string(b), err
 }
 
+// mtuTexts are the MTU settings that are lists, as they are stored.
+func mtuTexts(p *project.Project) (sources, markers string, err error) {
+	if sources, err = jsonText(p.CleverTapSources); err != nil {
+		return "", "", err
+	}
+	markers, err = jsonText(p.PartnerMarkers)
+	return sources, markers, err
+}
+
 // CreateProject implements store.Store.
 func (s *Store) CreateProject(ctx context.Context, p project.Project, secretHash, requestID string) (stored project.Project, created bool, err error) {
-	sources, err := jsonText(p.CleverTapSources)
+	sources, markers, err := mtuTexts(&p)
 	if err != nil {
 		return p, false, err
 	}
@@ -102,9 +111,9 @@ func (s *Store) CreateProject(ctx context.Context, p project.Project, secretHash
 			}
 		}
 		created = true
-		stored, err = scanProject(tx.QueryRowContext(ctx, `INSERT INTO projects (display_name, token, secret_hash, identity, match_by_name_only, clevertap_sources, by_event_time, request_id, create_time, version)
-			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, 1) RETURNING `+projectColumns,
-			p.DisplayName, p.Token, secretHash, p.Identity, p.MatchByNameOnly, sources, p.ByEventTime, nullable(requestID), micros(p.CreateTime)))
+		stored, err = scanProject(tx.QueryRowContext(ctx, `INSERT INTO projects (display_name, token, secret_hash, identity, match_by_name_only, clevertap_sources, by_event_time, request_id, create_time, partner_markers, version)
+			VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, 1) RETURNING `+projectColumns,
+			p.DisplayName, p.Token, secretHash, p.Identity, p.MatchByNameOnly, sources, p.ByEventTime, nullable(requestID), micros(p.CreateTime), markers))
 		return err
 	})
 	return stored, created, err
@@ -166,14 +175,14 @@ func list[T any](ctx context.Context, s *Store, q string, scan func(scanner) (T,
 
 // UpdateProject implements store.Store.
 func (s *Store) UpdateProject(ctx context.Context, p project.Project) (out project.Project, err error) {
-	sources, err := jsonText(p.CleverTapSources)
+	sources, markers, err := mtuTexts(&p)
 	if err != nil {
 		return p, err
 	}
 	err = s.db.Tx(ctx, func(tx *sql.Tx) error {
-		out, err = scanProject(tx.QueryRowContext(ctx, `UPDATE projects SET display_name = $1, identity = $2, match_by_name_only = $3, clevertap_sources = $4, by_event_time = $5, version = version + 1
-			WHERE id = $6 AND version = $7 RETURNING `+projectColumns,
-			p.DisplayName, p.Identity, p.MatchByNameOnly, sources, p.ByEventTime, p.ID, p.Version))
+		out, err = scanProject(tx.QueryRowContext(ctx, `UPDATE projects SET display_name = $1, identity = $2, match_by_name_only = $3, clevertap_sources = $4, by_event_time = $5, partner_markers = $6, version = version + 1
+			WHERE id = $7 AND version = $8 RETURNING `+projectColumns,
+			p.DisplayName, p.Identity, p.MatchByNameOnly, sources, p.ByEventTime, markers, p.ID, p.Version))
 		if errors.Is(err, sql.ErrNoRows) {
 			return errStale
 		}

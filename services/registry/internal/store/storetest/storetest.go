@@ -43,7 +43,7 @@ func create(t *testing.T, s store.Store, name string) project.Project {
 
 func projectsAreFound(t *testing.T, s store.Store) {
 	ctx := context.Background()
-	p, secret := project.New(project.Project{DisplayName: "shop", CleverTapSources: []string{"CleverTap", "ct"}, ByEventTime: true}, now)
+	p, secret := project.New(project.Project{DisplayName: "shop", CleverTapSources: []string{"CleverTap", "ct"}, ByEventTime: true, PartnerMarkers: map[string][]string{"braze": {"b1"}}}, now)
 	got, _, err := s.CreateProject(ctx, p, project.Hash(secret), "")
 	if err != nil {
 		t.Fatal(err)
