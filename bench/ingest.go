@@ -1,12 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	cohortsyncv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/cohortsync/v1"
@@ -21,91 +23,206 @@ const (
 	rounds    = 3
 )
 
-func bodies(g *benchkit.Generator, n int) [][]byte {
-	out := make([][]byte, n)
-	for i := range out {
-		out[i] = benchkit.Gzip(g.Batch(batchSize))
+func bodies(g *benchkit.Generator, n, batch int) (list [][]byte, raw int) {
+	list = make([][]byte, n)
+	for i := range list {
+		b := g.Batch(batch)
+		raw += len(b)
+		list[i] = benchkit.Gzip(b)
 	}
-	return out
+	return list, raw
 }
 
-// ingest measures P1, P2 and P3.
+// in hands bodies out one after the other to any number of callers.
+func in(list [][]byte) func() []byte {
+	var next atomic.Int64
+	return func() []byte {
+		if i := int(next.Add(1)) - 1; i < len(list) {
+			return list[i]
+		}
+		return nil
+	}
+}
+
+var strictImport = "/import?strict=1&project_id="
+
+// ingest measures P1, P2, P12, P13 and P3. The in-process limit is taken in the
+// same run, its rounds between those over HTTP, since the machine is not always
+// equally fast.
 func (b *bench) ingest(ctx context.Context) (err error) {
-	dir, err := os.MkdirTemp("", "cohortbridge-bench-")
+	dir, err := os.MkdirTemp(b.dir, "cohortbridge-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	limit, err := b.inProcess(ctx, filepath.Join(dir, "limit"))
+	limit, err := openLimit(ctx, filepath.Join(dir, "limit"))
 	if err != nil {
 		return err
 	}
 	s, err := b.standalone(ctx, filepath.Join(dir, "data"))
 	if err != nil {
+		return errors.Join(err, limit.close(ctx))
+	}
+	err = b.imports(ctx, limit, s)
+	if err == nil {
+		err = b.single(ctx, s)
+	}
+	if err := errors.Join(err, limit.close(ctx), s.close()); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, s.close()) }()
-	rate, err := b.overHTTP(ctx, s)
-	if err != nil {
-		return err
-	}
-	b.add(figure{ID: "P1", Value: rate, Unit: "events/s", Ratio: rate / 120_000, Against: "goal 120,000", Note: "gzip /import, 2,000 a batch, 8 connections, durable, deduplicated"})
-	b.add(figure{ID: "P2", Value: rate / limit, Unit: "of the in-process limit", Ratio: rate / limit / 0.5, Against: "goal 0.5", Note: fmt.Sprintf("in process %.0f events/s in this run", limit)})
-	return b.cohort(ctx, s)
+	return b.cohortPart(ctx)
 }
 
-// inProcess is what decode and append reach without HTTP and gRPC.
-func (b *bench) inProcess(ctx context.Context, dir string) (_ float64, err error) {
+// limit is an ingestion service in this process: what decode and append reach
+// without HTTP and gRPC.
+type limit struct {
+	svc *ingestion.Service
+	h   *benchkit.Handlers
+	g   *benchkit.Generator
+}
+
+func openLimit(ctx context.Context, dir string) (*limit, error) {
 	cfg := ingestion.Default()
 	cfg.DataDir = dir
 	svc, err := ingestion.New(ctx, cfg, benchkit.Registry{Project: &ingestion.Project{ID: 1, Token: "bench", Identity: ingestion.Simplified}})
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	defer func() { err = errors.Join(err, svc.Close(ctx)) }()
-	h := benchkit.HandlersOf(svc)
-	g := benchkit.NewGenerator(1, "limit", 100_000, time.Now().Add(-time.Hour), time.Hour)
-	if _, err := benchkit.Import(ctx, h, bodies(g, 50), true, senders); err != nil {
-		return 0, err
-	}
-	var rates []float64
-	n := b.n(200_000) / batchSize
-	for range rounds {
-		took, err := benchkit.Import(ctx, h, bodies(g, n), true, senders)
-		if err != nil {
-			return 0, err
-		}
-		rates = append(rates, float64(n*batchSize)/took.Seconds())
-	}
-	return median(rates), nil
+	return &limit{svc, benchkit.HandlersOf(svc), benchkit.NewGenerator(1, "limit", 100_000, time.Now().Add(-time.Hour), time.Hour)}, nil
 }
 
-// overHTTP is P1: prepared bodies over 8 connections. Preparing them is not part
-// of the time, sending them is, on the same two cores.
-func (b *bench) overHTTP(ctx context.Context, s *standalone) (float64, error) {
+func (l *limit) close(ctx context.Context) error { return l.svc.Close(ctx) }
+
+func (l *limit) round(ctx context.Context, n int) (float64, error) {
+	list, _ := bodies(l.g, n, batchSize)
+	took, err := benchkit.Import(ctx, l.h, list, true, senders)
+	return float64(n*batchSize) / took.Seconds(), err
+}
+
+// imports is P1, P2 and P13: prepared bodies over 8 connections. Preparing them is
+// not part of the time, sending them is, on the same two cores.
+func (b *bench) imports(ctx context.Context, l *limit, s *standalone) error {
 	g := benchkit.NewGenerator(2, "p1", 100_000, time.Now().Add(-time.Hour), time.Hour)
-	send := func(list [][]byte) (time.Duration, error) {
-		start := time.Now()
-		err := each(len(list), senders, func(i int) error {
-			_, err := s.post(ctx, "/import?strict=1&project_id="+s.creds.ProjectID, list[i], "gzip")
-			return err
-		})
-		return time.Since(start), err
-	}
-	if _, err := send(bodies(g, 50)); err != nil {
-		return 0, err
-	}
-	var rates []float64
-	n := b.n(200_000) / batchSize
-	for range rounds {
-		list := bodies(g, n)
-		took, err := send(list)
-		if err != nil {
-			return 0, err
+	q := request{strictImport + s.creds.ProjectID, "application/json", "gzip"}
+	n := b.n(600_000) / batchSize
+	var rates, limits, mbs []float64
+	var cpu, rss float64
+	var p50, p99 []time.Duration
+	events := 0
+	for round := range rounds + 1 {
+		size := n
+		if round == 0 {
+			size = n / 3 // warms the caches up
 		}
-		rates = append(rates, float64(n*batchSize)/took.Seconds())
+		inProcess, err := l.round(ctx, size)
+		if err != nil {
+			return err
+		}
+		list, raw := bodies(g, size, batchSize)
+		before, err := s.cpu()
+		if err != nil {
+			return err
+		}
+		got, err := s.run(ctx, q, senders, in(list))
+		if err != nil {
+			return err
+		}
+		after, err := s.cpu()
+		if err != nil {
+			return err
+		}
+		events += size * batchSize
+		if round == 0 {
+			continue
+		}
+		rates, limits, mbs = append(rates, got.perSecond()*batchSize), append(limits, inProcess), append(mbs, float64(raw)/got.took.Seconds()/1e6)
+		p50, p99 = append(p50, got.percentile(50)), append(p99, got.percentile(99))
+		cpu = (after - before).Seconds() / got.took.Seconds()
+		if rss, err = s.rss(); err != nil {
+			return err
+		}
 	}
-	return median(rates), nil
+	rate := median(rates)
+	b.add(figure{ID: "P1", Value: rate, Unit: "events/s", Ratio: rate / 120_000, Against: "goal 120,000",
+		Note: fmt.Sprintf("gzip /import, 2,000 a batch, 8 connections, durable, deduplicated; %.0f MB/s of JSON, a batch p50 %.0f ms p99 %.0f ms, server %.2f cores, %.0f MB RSS", median(mbs), ms(median(p50)), ms(median(p99)), cpu, rss)})
+	b.add(figure{ID: "P2", Value: rate / median(limits), Unit: "of the in-process limit", Ratio: rate / median(limits) / 0.5, Against: "goal 0.5", Note: fmt.Sprintf("in process %.0f events/s, rounds in turn", median(limits))})
+	return b.disk(s, events)
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// disk is P13: what the data folder holds for each event stored.
+func (b *bench) disk(s *standalone, events int) error {
+	var size int64
+	err := filepath.WalkDir(s.dir, func(_ string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			size += info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	each := float64(size) / float64(events)
+	b.add(figure{ID: "P13", Value: each, Unit: "bytes/event", Ratio: each / 250, Against: "goal 250", Note: fmt.Sprintf("%d events of 527 bytes and 100,000 users, the whole data folder with its logs while running", events)})
+	return nil
+}
+
+// single is P12: one event a request on /track, durable before each answer.
+func (b *bench) single(ctx context.Context, s *standalone) error {
+	const connsFew, connsMany = 32, 512
+	q := request{"/track", "application/json", ""}
+	g := benchkit.NewGenerator(4, "p12", 100_000, time.Now().Add(-time.Hour), time.Hour)
+	token := []byte(`,"token":"` + s.creds.ProjectToken + `","$city"`)
+	results := map[int][]*load{}
+	for round := range rounds + 1 {
+		for _, conns := range []int{connsFew, connsMany} {
+			n := b.n(conns * 120)
+			list := make([][]byte, n)
+			for i := range list {
+				list[i] = bytes.Replace(g.Append(nil), []byte(`,"$city"`), token, 1)
+			}
+			got, err := s.run(ctx, q, conns, in(list))
+			if err != nil {
+				return err
+			}
+			if round > 0 {
+				results[conns] = append(results[conns], got)
+			}
+		}
+	}
+	mid := func(conns int) (rate float64, p50, p99 time.Duration) {
+		var rates []float64
+		var a, z []time.Duration
+		for _, l := range results[conns] {
+			rates, a, z = append(rates, l.perSecond()), append(a, l.percentile(50)), append(z, l.percentile(99))
+		}
+		return median(rates), median(a), median(z)
+	}
+	few, f50, f99 := mid(connsFew)
+	many, m50, m99 := mid(connsMany)
+	b.add(figure{ID: "P12", Value: many, Unit: "requests/s at 512", Ratio: many / 12_000, Against: "goal 12,000", Note: fmt.Sprintf("one event a request on /track, durable; p50 %.1f ms, p99 %.1f ms (goal 100)", ms(m50), ms(m99))})
+	b.add(figure{ID: "P12-32", Value: few, Unit: "requests/s at 32", Ratio: few / 5000, Against: "goal 5,000", Note: fmt.Sprintf("p50 %.1f ms, p99 %.1f ms (goal 100)", ms(f50), ms(f99))})
+	return nil
+}
+
+// cohortPart is P3 on a system of its own.
+func (b *bench) cohortPart(ctx context.Context) (err error) {
+	dir, err := os.MkdirTemp(b.dir, "cohortbridge-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	s, err := b.standalone(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	return b.cohort(ctx, s)
 }
 
 // cohort is P3: behaviour and property, 5 M events, 500 k profiles. The leaf
@@ -114,11 +231,8 @@ func (b *bench) cohort(ctx context.Context, s *standalone) error {
 	events, profiles := b.n(5_000_000), b.n(500_000)
 	g := benchkit.NewGenerator(3, "p3", profiles, time.Now().Add(-60*24*time.Hour), 60*24*time.Hour)
 	for left := events; left > 0; left -= 50 * batchSize {
-		list := bodies(g, 50)
-		if err := each(len(list), senders, func(i int) error {
-			_, err := s.post(ctx, "/import?strict=1&project_id="+s.creds.ProjectID, list[i], "gzip")
-			return err
-		}); err != nil {
+		list, _ := bodies(g, 50, batchSize)
+		if _, err := s.run(ctx, request{strictImport + s.creds.ProjectID, "application/json", "gzip"}, senders, in(list)); err != nil {
 			return err
 		}
 	}

@@ -26,6 +26,7 @@ type figure struct {
 // bench is a run of the benchmarks.
 type bench struct {
 	binary  string
+	dir     string
 	scale   float64
 	figures []figure
 }
@@ -38,7 +39,7 @@ func (b *bench) add(f figure) {
 // n is a size, scaled.
 func (b *bench) n(size int) int { return max(2000, int(float64(size)*b.scale)) }
 
-func median[T int | int64 | float64](v []T) T {
+func median[T ~int | ~int64 | ~float64](v []T) T {
 	s := slices.Sorted(slices.Values(v))
 	return s[len(s)/2]
 }
@@ -55,6 +56,7 @@ func run(ctx context.Context) error {
 	out := flag.String("out", "results.json", "file for the figures as JSON")
 	only := flag.String("only", "", "comma-separated parts: ingest, cohort, sync, start; default all")
 	flag.StringVar(&b.binary, "binary", "../bin/cohortbridge", "the binary to measure")
+	flag.StringVar(&b.dir, "dir", "", "folder for the data of the systems measured; default the system's temporary folder")
 	flag.Float64Var(&b.scale, "scale", 1, "share of the full sizes, to try the benchmarks out")
 	flag.Parse()
 	for _, part := range []struct {

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -79,9 +80,27 @@ func (p *process) rss() (float64, error) {
 	return float64(resident*int64(os.Getpagesize())) / 1e6, nil
 }
 
+// cpu is the processor time used so far.
+func (p *process) cpu() (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	// The fields behind the name, which may have spaces; utime and stime are the
+	// 14th and 15th of the whole, in ticks of 10 ms.
+	f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:])
+	if len(f) < 13 {
+		return 0, errors.New("/proc/PID/stat is short")
+	}
+	user, err1 := strconv.Atoi(string(f[11]))
+	sys, err2 := strconv.Atoi(string(f[12]))
+	return time.Duration(user+sys) * 10 * time.Millisecond, errors.Join(err1, err2)
+}
+
 // standalone is a process with --dev and a client for it.
 type standalone struct {
 	*process
+	dir   string
 	creds struct {
 		ProjectID, ProjectToken, ServiceAccount, ServiceSecret string
 	}
@@ -104,7 +123,7 @@ func (b *bench) standalone(ctx context.Context, dir string, args ...string) (*st
 	if err != nil {
 		return nil, err
 	}
-	s := &standalone{process: p, http: &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
+	s := &standalone{process: p, dir: dir, http: &http.Client{Timeout: 2 * time.Minute, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}}
 	raw, err := os.ReadFile(filepath.Join(dir, "dev-credentials.json"))
 	if err != nil {
 		return nil, err

@@ -60,20 +60,14 @@ func (s *services) WatchRun(req *cohortsyncv1.WatchRunRequest, st grpc.ServerStr
 
 func serve(t *testing.T, s *services, cfg gateway.Config) string {
 	t.Helper()
-	srv, err := rpc.NewServer(&auth.Guard{OperatorKey: "key"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ingestionv1.RegisterIngestionServiceServer(srv, s)
-	ingestionv1.RegisterDataServiceServer(srv, s)
-	cohortsyncv1.RegisterRunServiceServer(srv, s)
 	in := rpc.NewInProcess()
-	done := make(chan struct{})
-	go func() { _ = srv.Serve(in.Listener()); close(done) }()
-	conn, err := in.Dial(nil)
-	if err != nil {
+	if err := in.Guard(&auth.Guard{OperatorKey: "key"}); err != nil {
 		t.Fatal(err)
 	}
+	ingestionv1.RegisterIngestionServiceServer(in, s)
+	ingestionv1.RegisterDataServiceServer(in, s)
+	cohortsyncv1.RegisterRunServiceServer(in, s)
+	conn := in.Dial(nil)
 	h, err := gateway.New(context.Background(), cfg, gateway.Conns{Registry: conn, CohortSync: conn, Ingestion: conn})
 	if err != nil {
 		t.Fatal(err)
@@ -82,9 +76,9 @@ func serve(t *testing.T, s *services, cfg gateway.Config) string {
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
 		web.Close()
-		_ = conn.Close()
-		srv.Stop()
-		<-done
+		if err := in.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
 	})
 	return web.URL
 }

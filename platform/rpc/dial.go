@@ -1,9 +1,7 @@
 package rpc
 
 import (
-	"context"
 	"errors"
-	"net"
 
 	"buf.build/go/protovalidate"
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
@@ -11,7 +9,6 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/stats"
-	"google.golang.org/grpc/test/bufconn"
 )
 
 // notHealth keeps health checks out of traces.
@@ -42,21 +39,4 @@ func Dial(target string, creds credentials.TransportCredentials, perRPC credenti
 		o = append(o, grpc.WithPerRPCCredentials(perRPC))
 	}
 	return grpc.NewClient(target, append(o, opts...)...)
-}
-
-// InProcess is a listener inside the process: a server serves on it and
-// DialInProcess connects to it, through the same interceptors as over the network.
-type InProcess struct{ l *bufconn.Listener }
-
-// NewInProcess makes the listener.
-func NewInProcess() *InProcess { return &InProcess{l: bufconn.Listen(4 << 20)} }
-
-// Listener is what the server serves on.
-func (p *InProcess) Listener() net.Listener { return p.l }
-
-// Dial connects to the server that serves on the listener.
-func (p *InProcess) Dial(perRPC credentials.PerRPCCredentials) (*grpc.ClientConn, error) {
-	return Dial("passthrough:///inprocess", nil, perRPC, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-		return p.l.DialContext(ctx)
-	}))
 }

@@ -35,20 +35,17 @@ func (e *ends) GetProject(context.Context, *registryv1.GetProjectRequest) (*regi
 
 func serve(t *testing.T, e *ends) registryv1.ProjectServiceClient {
 	t.Helper()
-	srv, err := rpc.NewServer(&auth.Guard{InternalKey: "k"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	registryv1.RegisterProjectServiceServer(srv, e)
 	in := rpc.NewInProcess()
-	done := make(chan struct{})
-	go func() { _ = srv.Serve(in.Listener()); close(done) }()
-	conn, err := in.Dial(auth.InternalCredentials{Key: "k"})
-	if err != nil {
+	if err := in.Guard(&auth.Guard{InternalKey: "k"}); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = conn.Close(); srv.Stop(); <-done })
-	return registryv1.NewProjectServiceClient(conn)
+	registryv1.RegisterProjectServiceServer(in, e)
+	t.Cleanup(func() {
+		if err := in.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return registryv1.NewProjectServiceClient(in.Dial(auth.InternalCredentials{Key: "k"}))
 }
 
 var valid = &registryv1.GetProjectRequest{Name: "projects/1"}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,8 +30,14 @@ const MaxMessageBytes = 64 << 20
 // that their faults, too, become statuses in that one place.
 var ChainOrder = []string{"recovery", "telemetry", "errors", "auth", "validation"}
 
-// NewServer makes a server with the chain of ChainOrder.
-func NewServer(guard *auth.Guard, opts ...grpc.ServerOption) (*grpc.Server, error) {
+// chain is the interceptors, from the outside in.
+type chain struct {
+	unary  []grpc.UnaryServerInterceptor
+	stream []grpc.StreamServerInterceptor
+}
+
+// newChain makes the chain of ChainOrder.
+func newChain(guard *auth.Guard) (*chain, error) {
 	v, err := protovalidate.New()
 	if err != nil {
 		return nil, fmt.Errorf("validator: %w", err)
@@ -38,15 +45,45 @@ func NewServer(guard *auth.Guard, opts ...grpc.ServerOption) (*grpc.Server, erro
 	val := &validation{v: v}
 	unary := map[string]grpc.UnaryServerInterceptor{"recovery": recoverUnary, "telemetry": logUnary, "errors": errorsUnary, "auth": guard.Unary, "validation": val.unary}
 	stream := map[string]grpc.StreamServerInterceptor{"recovery": recoverStream, "telemetry": logStream, "errors": errorsStream, "auth": guard.Stream, "validation": val.stream}
-	var us []grpc.UnaryServerInterceptor
-	var ss []grpc.StreamServerInterceptor
+	c := &chain{}
 	for _, name := range ChainOrder {
-		us, ss = append(us, unary[name]), append(ss, stream[name])
+		c.unary, c.stream = append(c.unary, unary[name]), append(c.stream, stream[name])
+	}
+	return c, nil
+}
+
+// unaryOne is the whole chain as one interceptor.
+func (c *chain) unaryOne() grpc.UnaryServerInterceptor {
+	return func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+		for _, i := range slices.Backward(c.unary) {
+			next := h
+			h = func(ctx context.Context, req any) (any, error) { return i(ctx, req, info, next) }
+		}
+		return h(ctx, req)
+	}
+}
+
+// streamOne is the whole chain as one interceptor.
+func (c *chain) streamOne() grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+		for _, i := range slices.Backward(c.stream) {
+			next := h
+			h = func(srv any, ss grpc.ServerStream) error { return i(srv, ss, info, next) }
+		}
+		return h(srv, ss)
+	}
+}
+
+// NewServer makes a server with the chain of ChainOrder.
+func NewServer(guard *auth.Guard, opts ...grpc.ServerOption) (*grpc.Server, error) {
+	c, err := newChain(guard)
+	if err != nil {
+		return nil, err
 	}
 	return grpc.NewServer(append([]grpc.ServerOption{
 		grpc.StatsHandler(otelgrpc.NewServerHandler(otelgrpc.WithFilter(notHealth))),
-		grpc.ChainUnaryInterceptor(us...),
-		grpc.ChainStreamInterceptor(ss...),
+		grpc.ChainUnaryInterceptor(c.unary...),
+		grpc.ChainStreamInterceptor(c.stream...),
 		grpc.MaxRecvMsgSize(MaxMessageBytes),
 		grpc.MaxSendMsgSize(MaxMessageBytes),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),

@@ -39,8 +39,8 @@ const passcode = "PASS-CODE-1234"
 type world struct {
 	dir      string
 	clock    atomic.Int64
-	public   *grpc.ClientConn
-	internal *grpc.ClientConn
+	public   grpc.ClientConnInterface
+	internal grpc.ClientConnInterface
 	ct       *httptest.Server
 	checks   atomic.Int32
 	answer   func(w http.ResponseWriter, r *http.Request)
@@ -71,23 +71,15 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	in := rpc.NewInProcess()
-	if w.internal, err = in.Dial(auth.InternalCredentials{Key: "internal"}); err != nil {
+	w.internal, w.public = in.Dial(auth.InternalCredentials{Key: "internal"}), in.Dial(nil)
+	if err := in.Guard(&auth.Guard{Authenticator: registry.Authenticator(registryv1.NewCredentialServiceClient(w.internal)), InternalKey: "internal", OperatorKey: "operator"}); err != nil {
 		t.Fatal(err)
 	}
-	if w.public, err = in.Dial(nil); err != nil {
-		t.Fatal(err)
-	}
-	srv, err := rpc.NewServer(&auth.Guard{Authenticator: registry.Authenticator(registryv1.NewCredentialServiceClient(w.internal)), InternalKey: "internal", OperatorKey: "operator"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	svc.Register(srv)
-	done := make(chan struct{})
-	go func() { _ = srv.Serve(in.Listener()); close(done) }()
+	svc.Register(in)
 	t.Cleanup(func() {
-		_, _ = w.internal.Close(), w.public.Close()
-		srv.Stop()
-		<-done
+		if err := in.Close(context.Background()); err != nil {
+			t.Error(err)
+		}
 		if err := svc.Close(context.Background()); err != nil {
 			t.Error(err)
 		}

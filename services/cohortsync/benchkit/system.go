@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 
 	"google.golang.org/grpc"
 
@@ -59,22 +58,14 @@ func Start(ctx context.Context, cfg cohortsync.Config, w *World, log *slog.Logge
 	return s, s.service.Start(ctx)
 }
 
-func (s *System) serve(r interface{ Register(grpc.ServiceRegistrar) }) (*grpc.ClientConn, error) {
-	srv, err := rpc.NewServer(&auth.Guard{InternalKey: internalKey})
-	if err != nil {
-		return nil, err
-	}
-	r.Register(srv)
+func (s *System) serve(r interface{ Register(grpc.ServiceRegistrar) }) (grpc.ClientConnInterface, error) {
 	in := rpc.NewInProcess()
-	var wg sync.WaitGroup
-	wg.Go(func() { _ = srv.Serve(in.Listener()) }) // ends with Stop
-	s.closers = append(s.closers, func() error { srv.Stop(); wg.Wait(); return nil })
-	conn, err := in.Dial(auth.InternalCredentials{Key: internalKey})
-	if err != nil {
+	if err := in.Guard(&auth.Guard{InternalKey: internalKey}); err != nil {
 		return nil, err
 	}
-	s.closers = append(s.closers, conn.Close)
-	return conn, nil
+	r.Register(in)
+	s.closers = append(s.closers, func() error { return in.Close(context.Background()) })
+	return in.Dial(auth.InternalCredentials{Key: internalKey}), nil
 }
 
 // Close drains the service and stops the servers.

@@ -73,65 +73,6 @@ func HandlersOf(s *ingestion.Service) *Handlers {
 	return h
 }
 
-// Generator makes events of about 530 bytes with 20 properties. It is
-// deterministic for a seed and not safe for concurrent use.
-type Generator struct {
-	rnd    *rand.Rand
-	prefix string
-	n      int
-	users  int
-	from   int64
-	span   int64
-}
-
-var names = []string{"App Launched", "Product Viewed", "Add To Cart", "Search", "Purchase", "Page View", "Wishlist Add", "Notification Clicked", "Signup", "Level Complete"}
-
-// NewGenerator makes events of users 0 to users-1, spread over the time from up
-// to from+span. prefix makes the insert ids of generators differ.
-func NewGenerator(seed uint64, prefix string, users int, from time.Time, span time.Duration) *Generator {
-	return &Generator{rnd: rand.New(rand.NewPCG(seed, 1)), prefix: prefix, users: users, from: from.UnixMilli(), span: span.Milliseconds()} //nolint:gosec // synthetic data
-}
-
-// UserID is the distinct id of user n.
-func UserID(n int) string { return "user-" + strconv.Itoa(1_000_000+n) }
-
-// Append appends one event's JSON to b.
-func (g *Generator) Append(b []byte) []byte {
-	g.n++
-	r := g.rnd
-	b = append(b, `{"event":"`...)
-	b = append(b, names[min(r.IntN(len(names)), r.IntN(len(names)))]...)
-	b = append(b, `","properties":{"time":`...)
-	b = strconv.AppendInt(b, g.from+r.Int64N(max(1, g.span)), 10)
-	b = append(b, `,"distinct_id":"`...)
-	b = append(b, UserID(r.IntN(g.users))...)
-	b = append(b, `","$insert_id":"`...)
-	b = append(b, g.prefix...)
-	b = append(b, '-')
-	b = strconv.AppendInt(b, int64(g.n), 16)
-	b = append(b, `","$city":"Bengaluru","$region":"Karnataka","mp_country_code":"IN","$os":"Android","$os_version":"14","$browser":"Chrome","$browser_version":126,"$screen_height":2400,"$screen_width":1080,"mp_lib":"android","$lib_version":"7.5.2","$app_version_string":"5.`...)
-	b = strconv.AppendInt(b, int64(r.IntN(30)), 10)
-	b = append(b, `.0","$model":"Pixel 8","$manufacturer":"Google","$wifi":true,"price":`...)
-	b = strconv.AppendInt(b, int64(r.IntN(5000)), 10)
-	b = append(b, `.5,"currency":"INR","sku":"SKU-`...)
-	b = strconv.AppendInt(b, int64(r.IntN(100_000)), 10)
-	b = append(b, `","session_id":"`...)
-	b = strconv.AppendUint(b, r.Uint64(), 16)
-	return append(b, `","quantity":2}}`...)
-}
-
-// Batch is a JSON array of n events.
-func (g *Generator) Batch(n int) []byte {
-	b := []byte{'['}
-	for i := range n {
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = g.Append(b)
-	}
-	return append(b, ']')
-}
-
 // Gzip compresses a body as senders do.
 func Gzip(b []byte) []byte {
 	var buf bytes.Buffer

@@ -57,15 +57,11 @@ func (s *single) dial(addr string, internal bool) (*grpc.ClientConn, error) {
 	return conn, nil
 }
 
-func (s *single) registryConn(inproc *rpc.InProcess) (*grpc.ClientConn, error) {
+func (s *single) registryConn(inproc *rpc.InProcess) (grpc.ClientConnInterface, error) {
 	if s.role != "registry" {
 		return s.dial(s.cfg.RegistryAddr, true)
 	}
-	conn, err := inproc.Dial(auth.InternalCredentials{Key: s.cfg.InternalKey})
-	if err == nil {
-		s.g.OnStop("own connection", func(context.Context) error { return conn.Close() })
-	}
-	return conn, err
+	return inproc.Dial(auth.InternalCredentials{Key: s.cfg.InternalKey}), nil
 }
 
 func (s *single) gateway(ctx context.Context) (Addresses, error) {
@@ -90,6 +86,9 @@ func (s *single) service(ctx context.Context) (Addresses, error) {
 	creds := registryv1.NewCredentialServiceClient(regConn)
 	guard := &auth.Guard{Authenticator: registry.Authenticator(creds), InternalKey: s.cfg.InternalKey}
 	if guard.OperatorKey, err = operatorKey(s.cfg.DataDir); err != nil {
+		return addrs, err
+	}
+	if err := inproc.Guard(guard); err != nil {
 		return addrs, err
 	}
 	srv, err := rpc.NewServer(guard)
@@ -120,11 +119,13 @@ func (s *single) service(ctx context.Context) (Addresses, error) {
 	}
 	s.g.OnStop(s.role, svc.Close)
 	svc.Register(srv)
+	svc.Register(inproc)
 	l, err := listen(ctx, "grpc_addr", s.cfg.GRPCAddr)
 	if err != nil {
 		return addrs, err
 	}
 	addrs.GRPC = l.Addr().String()
-	serveGRPC(s.g, srv, inproc.Listener(), l)
+	serveGRPC(s.g, srv, l)
+	s.g.OnStop("calls", inproc.Close)
 	return addrs, start(ctx)
 }

@@ -2,7 +2,6 @@ package roles
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -61,18 +60,13 @@ func Standalone(ctx context.Context, cfg *Config, g *lifecycle.Group) (Addresses
 	}
 	internalKey := randomKey()
 	inproc := rpc.NewInProcess()
-	internal, err := inproc.Dial(auth.InternalCredentials{Key: internalKey})
-	if err != nil {
-		return addrs, err
-	}
-	public, err := inproc.Dial(nil)
-	if err != nil {
-		return addrs, err
-	}
-	g.OnStop("connections", func(context.Context) error { return errors.Join(internal.Close(), public.Close()) })
-
+	internal, public := inproc.Dial(auth.InternalCredentials{Key: internalKey}), inproc.Dial(nil)
 	creds := registryv1.NewCredentialServiceClient(internal)
-	srv, err := rpc.NewServer(&auth.Guard{Authenticator: registry.Authenticator(creds), InternalKey: internalKey, OperatorKey: opKey})
+	guard := &auth.Guard{Authenticator: registry.Authenticator(creds), InternalKey: internalKey, OperatorKey: opKey}
+	if err := inproc.Guard(guard); err != nil {
+		return addrs, err
+	}
+	srv, err := rpc.NewServer(guard)
 	if err != nil {
 		return addrs, err
 	}
@@ -92,13 +86,15 @@ func Standalone(ctx context.Context, cfg *Config, g *lifecycle.Group) (Addresses
 	}
 	for _, s := range []service{reg, ing, cs} {
 		s.Register(srv)
+		s.Register(inproc)
 	}
 	l, err := listen(ctx, "grpc_addr", cfg.GRPCAddr)
 	if err != nil {
 		return addrs, err
 	}
 	addrs.GRPC = l.Addr().String()
-	serveGRPC(g, srv, inproc.Listener(), l)
+	serveGRPC(g, srv, l)
+	g.OnStop("calls", inproc.Close)
 	// The engine calls the others, so it starts after and stops before them.
 	g.OnStop("cohortsync", cs.Close)
 	if err := cs.Start(ctx); err != nil {

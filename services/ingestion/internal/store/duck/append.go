@@ -3,6 +3,8 @@ package duck
 import (
 	"context"
 	"database/sql/driver"
+	"errors"
+	"fmt"
 
 	duckdb "github.com/duckdb/duckdb-go/v2"
 
@@ -49,7 +51,7 @@ func (s *Store) Append(ctx context.Context, rows []warehouse.Row) (out warehouse
 		return out, err
 	}
 	if out.Duplicates < len(rows) {
-		err = inTx(ctx, s.writer, func() error { return s.write(rows, out.Duplicate) })
+		err = s.write(rows, out.Duplicate)
 	}
 	if err != nil {
 		// The sets hold hashes that are not stored: read them again when needed.
@@ -134,20 +136,48 @@ func (s *Store) mark(ctx context.Context, rows []warehouse.Row, out *warehouse.A
 	return nil
 }
 
-func (s *Store) write(rows []warehouse.Row, skip []bool) error {
-	return appendRows(s.writer, "events", func(a *duckdb.Appender) error {
-		args := make([]driver.Value, 13)
-		for i := range rows {
-			if skip[i] {
-				continue
-			}
-			r := &rows[i]
-			args[0], args[1], args[2], args[3], args[4], args[5], args[6] = r.ProjectID, r.UserNo, r.Name, r.TimeMS, r.ReceivedMS, r.Day, r.Hash
-			args[7], args[8], args[9], args[10], args[11], args[12] = r.InsertID, r.Source, r.Rule, r.RulesVersion, r.Flags, r.Props
-			if err := a.AppendRow(args...); err != nil {
-				return err
-			}
+// write appends rows in one transaction. Outside of BEGIN and COMMIT a flush of the
+// Appender is a transaction of its own, and a cheap one: the two statements would
+// each be planned, and COMMIT's executor spins while a thread of the engine
+// commits. The Appender flushes by itself after 204,800 rows only, ten times what
+// the pipeline commits at once; the rows are deduplicated, so that even a group cut
+// in two would be stored once.
+func (s *Store) write(rows []warehouse.Row, skip []bool) (err error) {
+	if s.appender == nil {
+		if err := s.newAppender(); err != nil {
+			return err
 		}
-		return nil
+	}
+	defer func() {
+		if err != nil { // an Appender that failed is of no use any more; nothing of it was stored
+			err = scrub(errors.Join(err, s.appender.Clear(), s.appender.Close()))
+			s.appender = nil
+		}
+	}()
+	args := s.args[:]
+	for i := range rows {
+		if skip[i] {
+			continue
+		}
+		r := &rows[i]
+		args[0], args[1], args[2], args[3], args[4], args[5], args[6] = r.ProjectID, r.UserNo, r.Name, r.TimeMS, r.ReceivedMS, r.Day, r.Hash
+		args[7], args[8], args[9], args[10], args[11], args[12] = r.InsertID, r.Source, r.Rule, r.RulesVersion, r.Flags, r.Props
+		if err := s.appender.AppendRow(args...); err != nil {
+			return err
+		}
+	}
+	clear(args) // hold no request's memory
+	return s.appender.Flush()
+}
+
+// newAppender opens the Appender of events; it lives as long as the engine.
+func (s *Store) newAppender() error {
+	return s.writer.Raw(func(dc any) (err error) {
+		conn, ok := dc.(driver.Conn)
+		if !ok {
+			return fmt.Errorf("unexpected driver connection %T", dc)
+		}
+		s.appender, err = duckdb.NewAppenderFromConn(conn, "", "events")
+		return scrub(err)
 	})
 }

@@ -47,8 +47,10 @@ type Store struct {
 	writer *sql.Conn // events: one writer, so that dedupe in memory is exact
 	feeder *sql.Conn // projection and merges
 
-	writeMu sync.Mutex // one writer at a time
-	dedupe  *dedupe
+	writeMu  sync.Mutex // one writer at a time
+	dedupe   *dedupe
+	appender *duckdb.Appender // of events, on writer; nil until it is needed
+	args     [13]driver.Value // of its rows
 
 	feedMu sync.Mutex // one feeder at a time
 	mu     sync.RWMutex
@@ -269,6 +271,9 @@ func (s *Store) Close() error {
 // shut closes what is open of the engine.
 func (s *Store) shut() error {
 	var errs []error
+	if s.appender != nil {
+		errs = append(errs, s.appender.Close())
+	}
 	for _, c := range []*sql.Conn{s.writer, s.feeder} {
 		if c != nil {
 			errs = append(errs, c.Close())
@@ -277,7 +282,7 @@ func (s *Store) shut() error {
 	if s.db != nil {
 		errs = append(errs, s.db.Close())
 	}
-	s.writer, s.feeder, s.db = nil, nil, nil
+	s.appender, s.writer, s.feeder, s.db = nil, nil, nil, nil
 	return scrub(errors.Join(errs...))
 }
 
