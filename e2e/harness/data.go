@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"sort"
 	"strconv"
 	"strings"
@@ -27,11 +28,20 @@ type Exported struct {
 	Properties map[string]any `json:"properties"`
 }
 
-// Export reads all events back through the export in Mixpanel's shape, by name.
-func (c *Client) Export(t testing.TB) []Exported {
+// Export reads events back through the export in Mixpanel's shape, by name: all of
+// them, or those of the given names.
+func (c *Client) Export(t testing.TB, names ...string) []Exported {
 	t.Helper()
 	now := time.Now().UTC()
-	a := c.MustDo(t, http.MethodGet, "/api/2.0/export?project_id="+c.Creds.ProjectID+"&from_date="+now.AddDate(0, 0, -80).Format(time.DateOnly)+"&to_date="+now.AddDate(0, 0, 1).Format(time.DateOnly), nil, nil)
+	path := "/api/2.0/export?project_id=" + c.Creds.ProjectID + "&from_date=" + now.AddDate(0, 0, -80).Format(time.DateOnly) + "&to_date=" + now.AddDate(0, 0, 1).Format(time.DateOnly)
+	if len(names) > 0 {
+		list, err := json.Marshal(names)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path += "&event=" + url.QueryEscape(string(list))
+	}
+	a := c.MustDo(t, http.MethodGet, path, nil, nil)
 	if a.Status != http.StatusOK {
 		t.Fatalf("export: HTTP %d: %s", a.Status, a.Body)
 	}

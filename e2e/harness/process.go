@@ -42,6 +42,8 @@ type Ready struct {
 // Process is a running cohortbridge.
 type Process struct {
 	Ready Ready
+	// Took is how long it took from its start until it served.
+	Took time.Duration
 	// Creds are the dev credentials, when it is a standalone with --dev.
 	Creds Credentials
 	cmd   *exec.Cmd
@@ -50,37 +52,46 @@ type Process struct {
 	log   *captureBuffer
 }
 
+// built is a binary that is built once.
+type built struct {
+	flags []string
+	once  sync.Once
+	path  string
+	err   error
+}
+
 var (
-	buildOnce sync.Once
-	binary    string
-	errBuild  error
+	withRace = &built{flags: []string{"-race"}}
+	plain    = &built{}
 )
 
 // Binary builds cohortbridge with the race detector, once, or takes the one that
 // COHORTBRIDGE_BIN names.
-func Binary(t testing.TB) string {
+func Binary(t testing.TB) string { return withRace.binary(t) }
+
+func (b *built) binary(t testing.TB) string {
 	t.Helper()
-	buildOnce.Do(func() {
-		if binary = os.Getenv("COHORTBRIDGE_BIN"); binary != "" {
+	b.once.Do(func() {
+		if b.path = os.Getenv("COHORTBRIDGE_BIN"); b.path != "" {
 			return
 		}
 		dir, err := os.MkdirTemp("", "cohortbridge-e2e-")
 		if err != nil {
-			errBuild = err
+			b.err = err
 			return
 		}
 		OnExit(func() { _ = os.RemoveAll(dir) })
-		binary = filepath.Join(dir, "cohortbridge")
-		cmd := exec.Command("go", "build", "-race", "-o", binary, ".")
+		b.path = filepath.Join(dir, "cohortbridge")
+		cmd := exec.Command("go", append(append([]string{"build"}, b.flags...), "-o", b.path, ".")...)
 		cmd.Dir = moduleDir()
 		if out, err := cmd.CombinedOutput(); err != nil {
-			errBuild = fmt.Errorf("go build: %w\n%s", err, out)
+			b.err = fmt.Errorf("go build: %w\n%s", err, out)
 		}
 	})
-	if errBuild != nil {
-		t.Fatal(errBuild)
+	if b.err != nil {
+		t.Fatal(b.err)
 	}
-	return binary
+	return b.path
 }
 
 // moduleDir is the folder of the command, seen from this file.
@@ -106,7 +117,12 @@ func Start(t testing.TB, args ...string) *Process {
 // TryStart is Start for a process that may fail.
 func TryStart(t testing.TB, args ...string) (*Process, error) {
 	t.Helper()
-	cmd := exec.Command(Binary(t), args...)
+	return withRace.start(t, args...)
+}
+
+func (b *built) start(t testing.TB, args ...string) (*Process, error) {
+	t.Helper()
+	cmd := exec.Command(b.binary(t), args...)
 	p := &Process{cmd: cmd, done: make(chan struct{}), log: newCapture(t.Name() + " log")}
 	cmd.Stderr = p.log
 	cmd.Env = append(os.Environ(), "OTEL_EXPORTER_OTLP_ENDPOINT="+Spans(t).endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL=grpc", "OTEL_EXPORTER_OTLP_INSECURE=true", "OTEL_BSP_SCHEDULE_DELAY=200", "GORACE=halt_on_error=1")
@@ -114,6 +130,7 @@ func TryStart(t testing.TB, args ...string) (*Process, error) {
 	if err != nil {
 		return p, err
 	}
+	began := time.Now()
 	if err := cmd.Start(); err != nil {
 		return p, err
 	}
@@ -132,6 +149,7 @@ func TryStart(t testing.TB, args ...string) (*Process, error) {
 	}()
 	select {
 	case p.Ready = <-lines:
+		p.Took = time.Since(began)
 		return p, nil
 	case <-p.done:
 		return p, fmt.Errorf("ended before it was ready: %w", p.err)
@@ -146,6 +164,19 @@ func TryStart(t testing.TB, args ...string) (*Process, error) {
 func Standalone(t testing.TB, dir string, args ...string) *Process {
 	t.Helper()
 	p := Start(t, append([]string{"standalone", "--dev", "--data-dir", dir, "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0", "--log-level", "debug"}, args...)...)
+	p.readCreds(t, dir)
+	return p
+}
+
+// PlainStandalone is Standalone built without the race detector, for tests in which
+// time matters.
+func PlainStandalone(t testing.TB, dir string, args ...string) *Process {
+	t.Helper()
+	p, err := plain.start(t, append([]string{"standalone", "--dev", "--data-dir", dir, "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0"}, args...)...)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, p.log.tail())
+	}
+	t.Cleanup(func() { p.Stop(t) })
 	p.readCreds(t, dir)
 	return p
 }

@@ -138,7 +138,8 @@ func (p *Pipeline) submit(ctx context.Context, events []*event.Event, isImport b
 		attribute.Int("cohortbridge.commit.events", j.group), attribute.Int("cohortbridge.events.resolved", len(j.rest)))
 	if j.err != nil {
 		slog.ErrorContext(ctx, "events not stored", "events", len(events), "error", j.err)
-		return Result{}, fault.New(fault.Internal, "STORE_FAILED", "the events could not be stored").Wrap(j.err)
+		// Not the sender's fault: clients come back on 503, and the event counts once.
+		return Result{}, fault.New(fault.Unavailable, "STORE_FAILED", "the events could not be stored; retry").Retry(time.Second).Wrap(j.err)
 	}
 	if j.dupes > 0 {
 		p.duplicates(events[0].Project.ID).Add(int64(j.dupes))

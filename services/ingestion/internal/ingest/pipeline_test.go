@@ -107,7 +107,7 @@ func TestAFailedCommitFailsItsCallersAndNobodyElse(t *testing.T) {
 	go func() { _, err := p.Submit(context.Background(), events(1, "u"), true); result <- err }()
 	<-g.began
 	g.answer <- errors.New("disk full: user secret@example.org")
-	if err := <-result; !fault.Is(err, fault.Internal) || err.Error() != "the events could not be stored" {
+	if err := <-result; !fault.Is(err, fault.Unavailable) || err.Error() != "the events could not be stored; retry" {
 		t.Errorf("a failed commit answered %v", err)
 	}
 	go func() { _, err := p.Submit(context.Background(), events(1, "u"), true); result <- err }()

@@ -2,12 +2,14 @@ package ingest
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/cohortbridge/cohortbridge/platform/fault"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/identity"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
@@ -44,6 +46,10 @@ func (in *Ingester) Update(ctx context.Context, p *project.Project, updates []*p
 		return b.store()
 	})
 	if err != nil {
+		if fault.CodeOf(err) == fault.Internal { // the store's: nothing was changed, and clients come back on 503
+			slog.ErrorContext(ctx, "profiles not stored", "updates", len(updates), "error", err)
+			err = fault.New(fault.Unavailable, "STORE_FAILED", "the profiles could not be stored; retry").Retry(time.Second).Wrap(err)
+		}
 		return 0, nil, err
 	}
 	span.SetAttributes(attribute.Int("cohortbridge.updates.applied", applied))

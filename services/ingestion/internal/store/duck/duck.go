@@ -192,20 +192,14 @@ func (s *Store) migrate(ctx context.Context) error {
 // load reads the small facts that are kept in memory. It scans narrow columns
 // only: 0.1 s for 5 M events.
 func (s *Store) load(ctx context.Context) error {
-	err := query(ctx, s.db, `SELECT project_id, max(received_ms), count(*) FROM events GROUP BY 1`, nil, func(r *sql.Rows) error {
-		var p, newest, n int64
-		err := r.Scan(&p, &newest, &n)
-		s.newest[p], s.count[p] = newest, n
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	err = query(ctx, s.db, fmt.Sprintf(`SELECT project_id, day, count(*) FROM events WHERE flags & %d = 0 GROUP BY 1, 2`, warehouse.FlagGenerated), nil, func(r *sql.Rows) error {
+	err := query(ctx, s.db, fmt.Sprintf(`SELECT project_id, day, max(received_ms), count(*), count(*) FILTER (flags & %d = 0) FROM events GROUP BY 1, 2`, warehouse.FlagGenerated), nil, func(r *sql.Rows) error {
 		var k dayKey
-		var n int
-		err := r.Scan(&k.project, &k.day, &n)
-		s.dedupe.stored[k] = n
+		var newest, n int64
+		var stored int
+		err := r.Scan(&k.project, &k.day, &newest, &n, &stored)
+		s.newest[k.project] = max(s.newest[k.project], newest)
+		s.count[k.project] += n
+		s.dedupe.stored[k] = stored
 		return err
 	})
 	if err != nil {
