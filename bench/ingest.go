@@ -46,7 +46,7 @@ func in(list [][]byte) func() []byte {
 
 var strictImport = "/import?strict=1&project_id="
 
-// ingest measures P1, P2, P12, P13 and P3. The in-process limit is taken in the
+// ingest measures P1, P2, P12 and P13. The in-process limit is taken in the
 // same run, its rounds between those over HTTP, since the machine is not always
 // equally fast.
 func (b *bench) ingest(ctx context.Context) (err error) {
@@ -67,10 +67,7 @@ func (b *bench) ingest(ctx context.Context) (err error) {
 	if err == nil {
 		err = b.single(ctx, s)
 	}
-	if err := errors.Join(err, limit.close(ctx), s.close()); err != nil {
-		return err
-	}
-	return b.cohortPart(ctx)
+	return errors.Join(err, limit.close(ctx), s.close())
 }
 
 // limit is an ingestion service in this process: what decode and append reach

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 )
 
 // figure is one line of the result.
@@ -27,6 +28,7 @@ type figure struct {
 type bench struct {
 	binary  string
 	dir     string
+	soakFor time.Duration
 	scale   float64
 	figures []figure
 }
@@ -54,7 +56,8 @@ func main() {
 func run(ctx context.Context) error {
 	b := &bench{}
 	out := flag.String("out", "results.json", "file for the figures as JSON")
-	only := flag.String("only", "", "comma-separated parts: ingest, cohort, sync, start; default all")
+	only := flag.String("only", "", "comma-separated parts: start, ingest, cohort, month, full, sync, soak; default all but soak")
+	flag.DurationVar(&b.soakFor, "soak", 10*time.Minute, "how long the part soak imports")
 	flag.StringVar(&b.binary, "binary", "../bin/cohortbridge", "the binary to measure")
 	flag.StringVar(&b.dir, "dir", "", "folder for the data of the systems measured; default the system's temporary folder")
 	flag.Float64Var(&b.scale, "scale", 1, "share of the full sizes, to try the benchmarks out")
@@ -62,8 +65,8 @@ func run(ctx context.Context) error {
 	for _, part := range []struct {
 		name string
 		f    func(context.Context) error
-	}{{"start", b.start}, {"ingest", b.ingest}, {"sync", b.sync}} {
-		if *only != "" && !slices.Contains(strings.Split(*only, ","), part.name) {
+	}{{"start", b.start}, {"ingest", b.ingest}, {"cohort", b.cohortPart}, {"month", b.month}, {"full", b.full}, {"sync", b.sync}, {"soak", b.soak}} {
+		if *only == "" && part.name == "soak" || *only != "" && !slices.Contains(strings.Split(*only, ","), part.name) {
 			continue
 		}
 		if err := part.f(ctx); err != nil {

@@ -27,6 +27,7 @@ import (
 type process struct {
 	cmd     *exec.Cmd
 	done    chan error
+	errOut  bytes.Buffer  // what it said; read when it has ended
 	HTTP    string        `json:"http_addr"`
 	GRPC    string        `json:"grpc_addr"`
 	Sandbox string        `json:"sandbox_addr"`
@@ -37,7 +38,7 @@ type process struct {
 // launch starts the binary and waits for its ready line.
 func (b *bench) launch(ctx context.Context, args ...string) (*process, error) {
 	p := &process{cmd: exec.CommandContext(ctx, b.binary, args...), done: make(chan error, 1)}
-	p.cmd.Stderr = io.Discard
+	p.cmd.Stderr = &p.errOut
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -78,6 +79,21 @@ func (p *process) rss() (float64, error) {
 		return 0, err
 	}
 	return float64(resident*int64(os.Getpagesize())) / 1e6, nil
+}
+
+// files counts the open files.
+func (p *process) files() (int, error) {
+	list, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
+	return len(list), err
+}
+
+// dump ends the process and returns the stacks of its goroutines.
+func (p *process) dump() (string, error) {
+	if err := p.cmd.Process.Signal(syscall.SIGQUIT); err != nil {
+		return "", err
+	}
+	<-p.done // it ends with an error: that is what SIGQUIT does
+	return p.errOut.String(), nil
 }
 
 // cpu is the processor time used so far.

@@ -9,6 +9,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -20,6 +21,7 @@ import (
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 	"github.com/cohortbridge/cohortbridge/platform/fault"
 	"github.com/cohortbridge/cohortbridge/services/ingestion"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/store/duck"
 )
 
 // Registry knows one project, whatever it is asked with.
@@ -172,4 +174,19 @@ func Profiles(ctx context.Context, h *Handlers, token string, n, props int) erro
 		}
 	}
 	return nil
+}
+
+// BareMTU counts the users of the month of at with a qualifying event as a person at
+// the engine's prompt would, on a file that no service has open. It returns the
+// median of n times after the first.
+func BareMTU(ctx context.Context, path string, at time.Time, n int) (took time.Duration, users int64, err error) {
+	from := time.Date(at.Year(), at.Month(), 1, 0, 0, 0, 0, time.UTC)
+	const text = `SELECT count(DISTINCT user_no) FROM events WHERE project_id=1 AND received_ms>=$1 AND received_ms<$2 AND rule='' AND user_no<>0`
+	times, users, err := duck.Bare(ctx, duck.Default(path), text, []any{from.UnixMilli(), from.AddDate(0, 1, 0).UnixMilli()}, n)
+	if err != nil {
+		return 0, 0, err
+	}
+	times = times[1:]
+	slices.Sort(times)
+	return times[len(times)/2], users, nil
 }
