@@ -213,9 +213,11 @@ func (b *profileBatch) group(u *profile.Update) (applied bool, failures []*event
 	if old == nil && !u.Creates() {
 		return true, nil, nil
 	}
-	props, err := profile.Parse(old)
-	if err != nil {
-		return false, nil, err
+	props := profile.Properties{}
+	if old != nil {
+		if props, err = profile.Parse(old.Props); err != nil {
+			return false, nil, err
+		}
 	}
 	changed, failures := u.Apply(props, b.now)
 	if changed {

@@ -91,7 +91,7 @@ func (x LinkedId_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LinkedId_Reason.Descriptor instead.
 func (LinkedId_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{10, 0}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{15, 0}
 }
 
 // ExportEventsRequest asks for stored events.
@@ -233,7 +233,9 @@ type ExportedEvent struct {
 	DistinctId string `protobuf:"bytes,3,opt,name=distinct_id,json=distinctId,proto3" json:"distinct_id,omitempty"`
 	// `$insert_id`, generated when the sender gave none.
 	InsertId string `protobuf:"bytes,4,opt,name=insert_id,json=insertId,proto3" json:"insert_id,omitempty"`
-	// All properties as one JSON object, as stored (without time, distinct_id and token).
+	// All properties as one JSON object, as stored (without time, distinct_id and
+	// token), with those that ingestion adds: `$mp_api_endpoint`, `$mp_event_size`,
+	// and `$import` for /import.
 	PropertiesJson string `protobuf:"bytes,5,opt,name=properties_json,json=propertiesJson,proto3" json:"properties_json,omitempty"`
 	// When it was processed.
 	ProcessingTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=processing_time,json=processingTime,proto3" json:"processing_time,omitempty"`
@@ -615,6 +617,317 @@ func (x *ListProfilesResponse) GetNextPageToken() string {
 	return ""
 }
 
+// GetGroupProfileRequest names a group.
+type GetGroupProfileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `projects/{project}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// The kind of group, e.g. `company`: `$group_key` of the updates.
+	GroupKey string `protobuf:"bytes,2,opt,name=group_key,json=groupKey,proto3" json:"group_key,omitempty"`
+	// Which one, e.g. `acme`: `$group_id` of the updates.
+	GroupId       string `protobuf:"bytes,3,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetGroupProfileRequest) Reset() {
+	*x = GetGroupProfileRequest{}
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetGroupProfileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetGroupProfileRequest) ProtoMessage() {}
+
+func (x *GetGroupProfileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetGroupProfileRequest.ProtoReflect.Descriptor instead.
+func (*GetGroupProfileRequest) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetGroupProfileRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *GetGroupProfileRequest) GetGroupKey() string {
+	if x != nil {
+		return x.GroupKey
+	}
+	return ""
+}
+
+func (x *GetGroupProfileRequest) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+// GetGroupProfileResponse has the profile; NOT_FOUND when there is none.
+type GetGroupProfileResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The profile.
+	GroupProfile  *GroupProfile `protobuf:"bytes,1,opt,name=group_profile,json=groupProfile,proto3" json:"group_profile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetGroupProfileResponse) Reset() {
+	*x = GetGroupProfileResponse{}
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetGroupProfileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetGroupProfileResponse) ProtoMessage() {}
+
+func (x *GetGroupProfileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetGroupProfileResponse.ProtoReflect.Descriptor instead.
+func (*GetGroupProfileResponse) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetGroupProfileResponse) GetGroupProfile() *GroupProfile {
+	if x != nil {
+		return x.GroupProfile
+	}
+	return nil
+}
+
+// GroupProfile is a group's current properties, at least one.
+type GroupProfile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The kind of group.
+	GroupKey string `protobuf:"bytes,1,opt,name=group_key,json=groupKey,proto3" json:"group_key,omitempty"`
+	// Which one.
+	GroupId string `protobuf:"bytes,2,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	// Properties.
+	Properties *structpb.Struct `protobuf:"bytes,3,opt,name=properties,proto3" json:"properties,omitempty"`
+	// When it last changed.
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupProfile) Reset() {
+	*x = GroupProfile{}
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupProfile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupProfile) ProtoMessage() {}
+
+func (x *GroupProfile) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupProfile.ProtoReflect.Descriptor instead.
+func (*GroupProfile) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *GroupProfile) GetGroupKey() string {
+	if x != nil {
+		return x.GroupKey
+	}
+	return ""
+}
+
+func (x *GroupProfile) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *GroupProfile) GetProperties() *structpb.Struct {
+	if x != nil {
+		return x.Properties
+	}
+	return nil
+}
+
+func (x *GroupProfile) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
+// ListGroupProfilesRequest pages through group profiles.
+type ListGroupProfilesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `projects/{project}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Only this kind of group; all when empty.
+	GroupKey string `protobuf:"bytes,2,opt,name=group_key,json=groupKey,proto3" json:"group_key,omitempty"`
+	// At most this many, 1 to 1000; default 100.
+	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the previous answer.
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGroupProfilesRequest) Reset() {
+	*x = ListGroupProfilesRequest{}
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGroupProfilesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGroupProfilesRequest) ProtoMessage() {}
+
+func (x *ListGroupProfilesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGroupProfilesRequest.ProtoReflect.Descriptor instead.
+func (*ListGroupProfilesRequest) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListGroupProfilesRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListGroupProfilesRequest) GetGroupKey() string {
+	if x != nil {
+		return x.GroupKey
+	}
+	return ""
+}
+
+func (x *ListGroupProfilesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListGroupProfilesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListGroupProfilesResponse is one page.
+type ListGroupProfilesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The profiles, ordered by group key and group id.
+	GroupProfiles []*GroupProfile `protobuf:"bytes,1,rep,name=group_profiles,json=groupProfiles,proto3" json:"group_profiles,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGroupProfilesResponse) Reset() {
+	*x = ListGroupProfilesResponse{}
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGroupProfilesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGroupProfilesResponse) ProtoMessage() {}
+
+func (x *ListGroupProfilesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGroupProfilesResponse.ProtoReflect.Descriptor instead.
+func (*ListGroupProfilesResponse) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListGroupProfilesResponse) GetGroupProfiles() []*GroupProfile {
+	if x != nil {
+		return x.GroupProfiles
+	}
+	return nil
+}
+
+func (x *ListGroupProfilesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // LookupIdentityRequest names an id.
 type LookupIdentityRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -628,7 +941,7 @@ type LookupIdentityRequest struct {
 
 func (x *LookupIdentityRequest) Reset() {
 	*x = LookupIdentityRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -640,7 +953,7 @@ func (x *LookupIdentityRequest) String() string {
 func (*LookupIdentityRequest) ProtoMessage() {}
 
 func (x *LookupIdentityRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -653,7 +966,7 @@ func (x *LookupIdentityRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupIdentityRequest.ProtoReflect.Descriptor instead.
 func (*LookupIdentityRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{8}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LookupIdentityRequest) GetParent() string {
@@ -687,7 +1000,7 @@ type LookupIdentityResponse struct {
 
 func (x *LookupIdentityResponse) Reset() {
 	*x = LookupIdentityResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +1012,7 @@ func (x *LookupIdentityResponse) String() string {
 func (*LookupIdentityResponse) ProtoMessage() {}
 
 func (x *LookupIdentityResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +1025,7 @@ func (x *LookupIdentityResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LookupIdentityResponse.ProtoReflect.Descriptor instead.
 func (*LookupIdentityResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{9}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LookupIdentityResponse) GetUserNo() uint64 {
@@ -758,7 +1071,7 @@ type LinkedId struct {
 
 func (x *LinkedId) Reset() {
 	*x = LinkedId{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +1083,7 @@ func (x *LinkedId) String() string {
 func (*LinkedId) ProtoMessage() {}
 
 func (x *LinkedId) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +1096,7 @@ func (x *LinkedId) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkedId.ProtoReflect.Descriptor instead.
 func (*LinkedId) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{10}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LinkedId) GetId() string {
@@ -818,7 +1131,7 @@ type ListWarningsRequest struct {
 
 func (x *ListWarningsRequest) Reset() {
 	*x = ListWarningsRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -830,7 +1143,7 @@ func (x *ListWarningsRequest) String() string {
 func (*ListWarningsRequest) ProtoMessage() {}
 
 func (x *ListWarningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -843,7 +1156,7 @@ func (x *ListWarningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWarningsRequest.ProtoReflect.Descriptor instead.
 func (*ListWarningsRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{11}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListWarningsRequest) GetParent() string {
@@ -864,7 +1177,7 @@ type ListWarningsResponse struct {
 
 func (x *ListWarningsResponse) Reset() {
 	*x = ListWarningsResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -876,7 +1189,7 @@ func (x *ListWarningsResponse) String() string {
 func (*ListWarningsResponse) ProtoMessage() {}
 
 func (x *ListWarningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -889,7 +1202,7 @@ func (x *ListWarningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWarningsResponse.ProtoReflect.Descriptor instead.
 func (*ListWarningsResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{12}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListWarningsResponse) GetWarnings() []*Warning {
@@ -916,7 +1229,7 @@ type Warning struct {
 
 func (x *Warning) Reset() {
 	*x = Warning{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1241,7 @@ func (x *Warning) String() string {
 func (*Warning) ProtoMessage() {}
 
 func (x *Warning) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1254,7 @@ func (x *Warning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warning.ProtoReflect.Descriptor instead.
 func (*Warning) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{13}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Warning) GetKind() string {
@@ -983,7 +1296,7 @@ type GetDataStatisticsRequest struct {
 
 func (x *GetDataStatisticsRequest) Reset() {
 	*x = GetDataStatisticsRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -995,7 +1308,7 @@ func (x *GetDataStatisticsRequest) String() string {
 func (*GetDataStatisticsRequest) ProtoMessage() {}
 
 func (x *GetDataStatisticsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1008,7 +1321,7 @@ func (x *GetDataStatisticsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDataStatisticsRequest.ProtoReflect.Descriptor instead.
 func (*GetDataStatisticsRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{14}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetDataStatisticsRequest) GetParent() string {
@@ -1035,7 +1348,7 @@ type GetDataStatisticsResponse struct {
 
 func (x *GetDataStatisticsResponse) Reset() {
 	*x = GetDataStatisticsResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[15]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1360,7 @@ func (x *GetDataStatisticsResponse) String() string {
 func (*GetDataStatisticsResponse) ProtoMessage() {}
 
 func (x *GetDataStatisticsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[15]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1373,7 @@ func (x *GetDataStatisticsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDataStatisticsResponse.ProtoReflect.Descriptor instead.
 func (*GetDataStatisticsResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{15}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetDataStatisticsResponse) GetEvents() int64 {
@@ -1102,7 +1415,7 @@ type RebuildProjectionRequest struct {
 
 func (x *RebuildProjectionRequest) Reset() {
 	*x = RebuildProjectionRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[16]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1114,7 +1427,7 @@ func (x *RebuildProjectionRequest) String() string {
 func (*RebuildProjectionRequest) ProtoMessage() {}
 
 func (x *RebuildProjectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[16]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1127,7 +1440,7 @@ func (x *RebuildProjectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildProjectionRequest.ProtoReflect.Descriptor instead.
 func (*RebuildProjectionRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{16}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RebuildProjectionRequest) GetParent() string {
@@ -1148,7 +1461,7 @@ type RebuildProjectionResponse struct {
 
 func (x *RebuildProjectionResponse) Reset() {
 	*x = RebuildProjectionResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[17]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1160,7 +1473,7 @@ func (x *RebuildProjectionResponse) String() string {
 func (*RebuildProjectionResponse) ProtoMessage() {}
 
 func (x *RebuildProjectionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[17]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1173,7 +1486,7 @@ func (x *RebuildProjectionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildProjectionResponse.ProtoReflect.Descriptor instead.
 func (*RebuildProjectionResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{17}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RebuildProjectionResponse) GetProfiles() int64 {
@@ -1196,7 +1509,7 @@ type GetUsageRequest struct {
 
 func (x *GetUsageRequest) Reset() {
 	*x = GetUsageRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[18]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1521,7 @@ func (x *GetUsageRequest) String() string {
 func (*GetUsageRequest) ProtoMessage() {}
 
 func (x *GetUsageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[18]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1534,7 @@ func (x *GetUsageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUsageRequest.ProtoReflect.Descriptor instead.
 func (*GetUsageRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{18}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetUsageRequest) GetParent() string {
@@ -1267,7 +1580,7 @@ type GetUsageResponse struct {
 
 func (x *GetUsageResponse) Reset() {
 	*x = GetUsageResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[19]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1592,7 @@ func (x *GetUsageResponse) String() string {
 func (*GetUsageResponse) ProtoMessage() {}
 
 func (x *GetUsageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[19]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1605,7 @@ func (x *GetUsageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetUsageResponse.ProtoReflect.Descriptor instead.
 func (*GetUsageResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{19}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetUsageResponse) GetMonth() string {
@@ -1374,7 +1687,7 @@ type ListMtuRulesRequest struct {
 
 func (x *ListMtuRulesRequest) Reset() {
 	*x = ListMtuRulesRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[20]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1699,7 @@ func (x *ListMtuRulesRequest) String() string {
 func (*ListMtuRulesRequest) ProtoMessage() {}
 
 func (x *ListMtuRulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[20]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1712,7 @@ func (x *ListMtuRulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMtuRulesRequest.ProtoReflect.Descriptor instead.
 func (*ListMtuRulesRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{20}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{25}
 }
 
 // ListMtuRulesResponse has the rules.
@@ -1415,7 +1728,7 @@ type ListMtuRulesResponse struct {
 
 func (x *ListMtuRulesResponse) Reset() {
 	*x = ListMtuRulesResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[21]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1740,7 @@ func (x *ListMtuRulesResponse) String() string {
 func (*ListMtuRulesResponse) ProtoMessage() {}
 
 func (x *ListMtuRulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[21]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1753,7 @@ func (x *ListMtuRulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListMtuRulesResponse.ProtoReflect.Descriptor instead.
 func (*ListMtuRulesResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{21}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListMtuRulesResponse) GetVersion() string {
@@ -1476,7 +1789,7 @@ type MtuRule struct {
 
 func (x *MtuRule) Reset() {
 	*x = MtuRule{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[22]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1801,7 @@ func (x *MtuRule) String() string {
 func (*MtuRule) ProtoMessage() {}
 
 func (x *MtuRule) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[22]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1814,7 @@ func (x *MtuRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MtuRule.ProtoReflect.Descriptor instead.
 func (*MtuRule) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{22}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *MtuRule) GetId() string {
@@ -1585,6 +1898,30 @@ const file_cohortbridge_ingestion_v1_read_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"~\n" +
 	"\x14ListProfilesResponse\x12>\n" +
 	"\bprofiles\x18\x01 \x03(\v2\".cohortbridge.ingestion.v1.ProfileR\bprofiles\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa8\x01\n" +
+	"\x16GetGroupProfileRequest\x128\n" +
+	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12*\n" +
+	"\tgroup_key\x18\x02 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x01\x18\xff\x01R\bgroupKey\x12(\n" +
+	"\bgroup_id\x18\x03 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x01\x18\xff\x01R\agroupId\"g\n" +
+	"\x17GetGroupProfileResponse\x12L\n" +
+	"\rgroup_profile\x18\x01 \x01(\v2'.cohortbridge.ingestion.v1.GroupProfileR\fgroupProfile\"\xbc\x01\n" +
+	"\fGroupProfile\x12\x1b\n" +
+	"\tgroup_key\x18\x01 \x01(\tR\bgroupKey\x12\x19\n" +
+	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x127\n" +
+	"\n" +
+	"properties\x18\x03 \x01(\v2\x17.google.protobuf.StructR\n" +
+	"properties\x12;\n" +
+	"\vupdate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"updateTime\"\xcd\x01\n" +
+	"\x18ListGroupProfilesRequest\x128\n" +
+	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12%\n" +
+	"\tgroup_key\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\bgroupKey\x12'\n" +
+	"\tpage_size\x18\x03 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\"\x93\x01\n" +
+	"\x19ListGroupProfilesResponse\x12N\n" +
+	"\x0egroup_profiles\x18\x01 \x03(\v2'.cohortbridge.ingestion.v1.GroupProfileR\rgroupProfiles\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x81\x01\n" +
 	"\x15LookupIdentityRequest\x128\n" +
 	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12.\n" +
@@ -1661,12 +1998,14 @@ const file_cohortbridge_ingestion_v1_read_proto_rawDesc = "" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x16\n" +
 	"\x06events\x18\x03 \x03(\tR\x06events\x12'\n" +
 	"\x0fmarker_property\x18\x04 \x01(\tR\x0emarkerProperty\x12#\n" +
-	"\rmarker_values\x18\x05 \x03(\tR\fmarkerValues2\x9d\t\n" +
+	"\rmarker_values\x18\x05 \x03(\tR\fmarkerValues2\xfe\v\n" +
 	"\vDataService\x12\xa0\x01\n" +
 	"\fExportEvents\x12..cohortbridge.ingestion.v1.ExportEventsRequest\x1a/.cohortbridge.ingestion.v1.ExportEventsResponse\"-\x82\xd3\xe4\x93\x02'\x12%/v1/{parent=projects/*}/events:export0\x01\x12\x9a\x01\n" +
 	"\n" +
 	"GetProfile\x12,.cohortbridge.ingestion.v1.GetProfileRequest\x1a-.cohortbridge.ingestion.v1.GetProfileResponse\"/\x82\xd3\xe4\x93\x02)\x12'/v1/{parent=projects/*}/profiles:lookup\x12\x99\x01\n" +
-	"\fListProfiles\x12..cohortbridge.ingestion.v1.ListProfilesRequest\x1a/.cohortbridge.ingestion.v1.ListProfilesResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=projects/*}/profiles\x12\xa8\x01\n" +
+	"\fListProfiles\x12..cohortbridge.ingestion.v1.ListProfilesRequest\x1a/.cohortbridge.ingestion.v1.ListProfilesResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=projects/*}/profiles\x12\xae\x01\n" +
+	"\x0fGetGroupProfile\x121.cohortbridge.ingestion.v1.GetGroupProfileRequest\x1a2.cohortbridge.ingestion.v1.GetGroupProfileResponse\"4\x82\xd3\xe4\x93\x02.\x12,/v1/{parent=projects/*}/groupProfiles:lookup\x12\xad\x01\n" +
+	"\x11ListGroupProfiles\x123.cohortbridge.ingestion.v1.ListGroupProfilesRequest\x1a4.cohortbridge.ingestion.v1.ListGroupProfilesResponse\"-\x82\xd3\xe4\x93\x02'\x12%/v1/{parent=projects/*}/groupProfiles\x12\xa8\x01\n" +
 	"\x0eLookupIdentity\x120.cohortbridge.ingestion.v1.LookupIdentityRequest\x1a1.cohortbridge.ingestion.v1.LookupIdentityResponse\"1\x82\xd3\xe4\x93\x02+\x12)/v1/{parent=projects/*}/identities:lookup\x12\x99\x01\n" +
 	"\fListWarnings\x12..cohortbridge.ingestion.v1.ListWarningsRequest\x1a/.cohortbridge.ingestion.v1.ListWarningsResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=projects/*}/warnings\x12\xaa\x01\n" +
 	"\x11GetDataStatistics\x123.cohortbridge.ingestion.v1.GetDataStatisticsRequest\x1a4.cohortbridge.ingestion.v1.GetDataStatisticsResponse\"*\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=projects/*}/statistics\x12\xbd\x01\n" +
@@ -1688,7 +2027,7 @@ func file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP() []byte {
 }
 
 var file_cohortbridge_ingestion_v1_read_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cohortbridge_ingestion_v1_read_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_cohortbridge_ingestion_v1_read_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_cohortbridge_ingestion_v1_read_proto_goTypes = []any{
 	(LinkedId_Reason)(0),              // 0: cohortbridge.ingestion.v1.LinkedId.Reason
 	(*ExportEventsRequest)(nil),       // 1: cohortbridge.ingestion.v1.ExportEventsRequest
@@ -1699,65 +2038,78 @@ var file_cohortbridge_ingestion_v1_read_proto_goTypes = []any{
 	(*Profile)(nil),                   // 6: cohortbridge.ingestion.v1.Profile
 	(*ListProfilesRequest)(nil),       // 7: cohortbridge.ingestion.v1.ListProfilesRequest
 	(*ListProfilesResponse)(nil),      // 8: cohortbridge.ingestion.v1.ListProfilesResponse
-	(*LookupIdentityRequest)(nil),     // 9: cohortbridge.ingestion.v1.LookupIdentityRequest
-	(*LookupIdentityResponse)(nil),    // 10: cohortbridge.ingestion.v1.LookupIdentityResponse
-	(*LinkedId)(nil),                  // 11: cohortbridge.ingestion.v1.LinkedId
-	(*ListWarningsRequest)(nil),       // 12: cohortbridge.ingestion.v1.ListWarningsRequest
-	(*ListWarningsResponse)(nil),      // 13: cohortbridge.ingestion.v1.ListWarningsResponse
-	(*Warning)(nil),                   // 14: cohortbridge.ingestion.v1.Warning
-	(*GetDataStatisticsRequest)(nil),  // 15: cohortbridge.ingestion.v1.GetDataStatisticsRequest
-	(*GetDataStatisticsResponse)(nil), // 16: cohortbridge.ingestion.v1.GetDataStatisticsResponse
-	(*RebuildProjectionRequest)(nil),  // 17: cohortbridge.ingestion.v1.RebuildProjectionRequest
-	(*RebuildProjectionResponse)(nil), // 18: cohortbridge.ingestion.v1.RebuildProjectionResponse
-	(*GetUsageRequest)(nil),           // 19: cohortbridge.ingestion.v1.GetUsageRequest
-	(*GetUsageResponse)(nil),          // 20: cohortbridge.ingestion.v1.GetUsageResponse
-	(*ListMtuRulesRequest)(nil),       // 21: cohortbridge.ingestion.v1.ListMtuRulesRequest
-	(*ListMtuRulesResponse)(nil),      // 22: cohortbridge.ingestion.v1.ListMtuRulesResponse
-	(*MtuRule)(nil),                   // 23: cohortbridge.ingestion.v1.MtuRule
-	nil,                               // 24: cohortbridge.ingestion.v1.GetUsageResponse.ExemptByRuleEntry
-	nil,                               // 25: cohortbridge.ingestion.v1.GetUsageResponse.EventsBySourceEntry
-	(*timestamppb.Timestamp)(nil),     // 26: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),           // 27: google.protobuf.Struct
+	(*GetGroupProfileRequest)(nil),    // 9: cohortbridge.ingestion.v1.GetGroupProfileRequest
+	(*GetGroupProfileResponse)(nil),   // 10: cohortbridge.ingestion.v1.GetGroupProfileResponse
+	(*GroupProfile)(nil),              // 11: cohortbridge.ingestion.v1.GroupProfile
+	(*ListGroupProfilesRequest)(nil),  // 12: cohortbridge.ingestion.v1.ListGroupProfilesRequest
+	(*ListGroupProfilesResponse)(nil), // 13: cohortbridge.ingestion.v1.ListGroupProfilesResponse
+	(*LookupIdentityRequest)(nil),     // 14: cohortbridge.ingestion.v1.LookupIdentityRequest
+	(*LookupIdentityResponse)(nil),    // 15: cohortbridge.ingestion.v1.LookupIdentityResponse
+	(*LinkedId)(nil),                  // 16: cohortbridge.ingestion.v1.LinkedId
+	(*ListWarningsRequest)(nil),       // 17: cohortbridge.ingestion.v1.ListWarningsRequest
+	(*ListWarningsResponse)(nil),      // 18: cohortbridge.ingestion.v1.ListWarningsResponse
+	(*Warning)(nil),                   // 19: cohortbridge.ingestion.v1.Warning
+	(*GetDataStatisticsRequest)(nil),  // 20: cohortbridge.ingestion.v1.GetDataStatisticsRequest
+	(*GetDataStatisticsResponse)(nil), // 21: cohortbridge.ingestion.v1.GetDataStatisticsResponse
+	(*RebuildProjectionRequest)(nil),  // 22: cohortbridge.ingestion.v1.RebuildProjectionRequest
+	(*RebuildProjectionResponse)(nil), // 23: cohortbridge.ingestion.v1.RebuildProjectionResponse
+	(*GetUsageRequest)(nil),           // 24: cohortbridge.ingestion.v1.GetUsageRequest
+	(*GetUsageResponse)(nil),          // 25: cohortbridge.ingestion.v1.GetUsageResponse
+	(*ListMtuRulesRequest)(nil),       // 26: cohortbridge.ingestion.v1.ListMtuRulesRequest
+	(*ListMtuRulesResponse)(nil),      // 27: cohortbridge.ingestion.v1.ListMtuRulesResponse
+	(*MtuRule)(nil),                   // 28: cohortbridge.ingestion.v1.MtuRule
+	nil,                               // 29: cohortbridge.ingestion.v1.GetUsageResponse.ExemptByRuleEntry
+	nil,                               // 30: cohortbridge.ingestion.v1.GetUsageResponse.EventsBySourceEntry
+	(*timestamppb.Timestamp)(nil),     // 31: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),           // 32: google.protobuf.Struct
 }
 var file_cohortbridge_ingestion_v1_read_proto_depIdxs = []int32{
 	3,  // 0: cohortbridge.ingestion.v1.ExportEventsResponse.events:type_name -> cohortbridge.ingestion.v1.ExportedEvent
-	26, // 1: cohortbridge.ingestion.v1.ExportedEvent.time:type_name -> google.protobuf.Timestamp
-	26, // 2: cohortbridge.ingestion.v1.ExportedEvent.processing_time:type_name -> google.protobuf.Timestamp
+	31, // 1: cohortbridge.ingestion.v1.ExportedEvent.time:type_name -> google.protobuf.Timestamp
+	31, // 2: cohortbridge.ingestion.v1.ExportedEvent.processing_time:type_name -> google.protobuf.Timestamp
 	6,  // 3: cohortbridge.ingestion.v1.GetProfileResponse.profile:type_name -> cohortbridge.ingestion.v1.Profile
-	27, // 4: cohortbridge.ingestion.v1.Profile.properties:type_name -> google.protobuf.Struct
-	26, // 5: cohortbridge.ingestion.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	32, // 4: cohortbridge.ingestion.v1.Profile.properties:type_name -> google.protobuf.Struct
+	31, // 5: cohortbridge.ingestion.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
 	6,  // 6: cohortbridge.ingestion.v1.ListProfilesResponse.profiles:type_name -> cohortbridge.ingestion.v1.Profile
-	11, // 7: cohortbridge.ingestion.v1.LookupIdentityResponse.ids:type_name -> cohortbridge.ingestion.v1.LinkedId
-	0,  // 8: cohortbridge.ingestion.v1.LinkedId.reason:type_name -> cohortbridge.ingestion.v1.LinkedId.Reason
-	26, // 9: cohortbridge.ingestion.v1.LinkedId.link_time:type_name -> google.protobuf.Timestamp
-	14, // 10: cohortbridge.ingestion.v1.ListWarningsResponse.warnings:type_name -> cohortbridge.ingestion.v1.Warning
-	26, // 11: cohortbridge.ingestion.v1.Warning.last_time:type_name -> google.protobuf.Timestamp
-	24, // 12: cohortbridge.ingestion.v1.GetUsageResponse.exempt_by_rule:type_name -> cohortbridge.ingestion.v1.GetUsageResponse.ExemptByRuleEntry
-	25, // 13: cohortbridge.ingestion.v1.GetUsageResponse.events_by_source:type_name -> cohortbridge.ingestion.v1.GetUsageResponse.EventsBySourceEntry
-	23, // 14: cohortbridge.ingestion.v1.ListMtuRulesResponse.rules:type_name -> cohortbridge.ingestion.v1.MtuRule
-	1,  // 15: cohortbridge.ingestion.v1.DataService.ExportEvents:input_type -> cohortbridge.ingestion.v1.ExportEventsRequest
-	4,  // 16: cohortbridge.ingestion.v1.DataService.GetProfile:input_type -> cohortbridge.ingestion.v1.GetProfileRequest
-	7,  // 17: cohortbridge.ingestion.v1.DataService.ListProfiles:input_type -> cohortbridge.ingestion.v1.ListProfilesRequest
-	9,  // 18: cohortbridge.ingestion.v1.DataService.LookupIdentity:input_type -> cohortbridge.ingestion.v1.LookupIdentityRequest
-	12, // 19: cohortbridge.ingestion.v1.DataService.ListWarnings:input_type -> cohortbridge.ingestion.v1.ListWarningsRequest
-	15, // 20: cohortbridge.ingestion.v1.DataService.GetDataStatistics:input_type -> cohortbridge.ingestion.v1.GetDataStatisticsRequest
-	17, // 21: cohortbridge.ingestion.v1.DataService.RebuildProjection:input_type -> cohortbridge.ingestion.v1.RebuildProjectionRequest
-	19, // 22: cohortbridge.ingestion.v1.UsageService.GetUsage:input_type -> cohortbridge.ingestion.v1.GetUsageRequest
-	21, // 23: cohortbridge.ingestion.v1.UsageService.ListMtuRules:input_type -> cohortbridge.ingestion.v1.ListMtuRulesRequest
-	2,  // 24: cohortbridge.ingestion.v1.DataService.ExportEvents:output_type -> cohortbridge.ingestion.v1.ExportEventsResponse
-	5,  // 25: cohortbridge.ingestion.v1.DataService.GetProfile:output_type -> cohortbridge.ingestion.v1.GetProfileResponse
-	8,  // 26: cohortbridge.ingestion.v1.DataService.ListProfiles:output_type -> cohortbridge.ingestion.v1.ListProfilesResponse
-	10, // 27: cohortbridge.ingestion.v1.DataService.LookupIdentity:output_type -> cohortbridge.ingestion.v1.LookupIdentityResponse
-	13, // 28: cohortbridge.ingestion.v1.DataService.ListWarnings:output_type -> cohortbridge.ingestion.v1.ListWarningsResponse
-	16, // 29: cohortbridge.ingestion.v1.DataService.GetDataStatistics:output_type -> cohortbridge.ingestion.v1.GetDataStatisticsResponse
-	18, // 30: cohortbridge.ingestion.v1.DataService.RebuildProjection:output_type -> cohortbridge.ingestion.v1.RebuildProjectionResponse
-	20, // 31: cohortbridge.ingestion.v1.UsageService.GetUsage:output_type -> cohortbridge.ingestion.v1.GetUsageResponse
-	22, // 32: cohortbridge.ingestion.v1.UsageService.ListMtuRules:output_type -> cohortbridge.ingestion.v1.ListMtuRulesResponse
-	24, // [24:33] is the sub-list for method output_type
-	15, // [15:24] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	11, // 7: cohortbridge.ingestion.v1.GetGroupProfileResponse.group_profile:type_name -> cohortbridge.ingestion.v1.GroupProfile
+	32, // 8: cohortbridge.ingestion.v1.GroupProfile.properties:type_name -> google.protobuf.Struct
+	31, // 9: cohortbridge.ingestion.v1.GroupProfile.update_time:type_name -> google.protobuf.Timestamp
+	11, // 10: cohortbridge.ingestion.v1.ListGroupProfilesResponse.group_profiles:type_name -> cohortbridge.ingestion.v1.GroupProfile
+	16, // 11: cohortbridge.ingestion.v1.LookupIdentityResponse.ids:type_name -> cohortbridge.ingestion.v1.LinkedId
+	0,  // 12: cohortbridge.ingestion.v1.LinkedId.reason:type_name -> cohortbridge.ingestion.v1.LinkedId.Reason
+	31, // 13: cohortbridge.ingestion.v1.LinkedId.link_time:type_name -> google.protobuf.Timestamp
+	19, // 14: cohortbridge.ingestion.v1.ListWarningsResponse.warnings:type_name -> cohortbridge.ingestion.v1.Warning
+	31, // 15: cohortbridge.ingestion.v1.Warning.last_time:type_name -> google.protobuf.Timestamp
+	29, // 16: cohortbridge.ingestion.v1.GetUsageResponse.exempt_by_rule:type_name -> cohortbridge.ingestion.v1.GetUsageResponse.ExemptByRuleEntry
+	30, // 17: cohortbridge.ingestion.v1.GetUsageResponse.events_by_source:type_name -> cohortbridge.ingestion.v1.GetUsageResponse.EventsBySourceEntry
+	28, // 18: cohortbridge.ingestion.v1.ListMtuRulesResponse.rules:type_name -> cohortbridge.ingestion.v1.MtuRule
+	1,  // 19: cohortbridge.ingestion.v1.DataService.ExportEvents:input_type -> cohortbridge.ingestion.v1.ExportEventsRequest
+	4,  // 20: cohortbridge.ingestion.v1.DataService.GetProfile:input_type -> cohortbridge.ingestion.v1.GetProfileRequest
+	7,  // 21: cohortbridge.ingestion.v1.DataService.ListProfiles:input_type -> cohortbridge.ingestion.v1.ListProfilesRequest
+	9,  // 22: cohortbridge.ingestion.v1.DataService.GetGroupProfile:input_type -> cohortbridge.ingestion.v1.GetGroupProfileRequest
+	12, // 23: cohortbridge.ingestion.v1.DataService.ListGroupProfiles:input_type -> cohortbridge.ingestion.v1.ListGroupProfilesRequest
+	14, // 24: cohortbridge.ingestion.v1.DataService.LookupIdentity:input_type -> cohortbridge.ingestion.v1.LookupIdentityRequest
+	17, // 25: cohortbridge.ingestion.v1.DataService.ListWarnings:input_type -> cohortbridge.ingestion.v1.ListWarningsRequest
+	20, // 26: cohortbridge.ingestion.v1.DataService.GetDataStatistics:input_type -> cohortbridge.ingestion.v1.GetDataStatisticsRequest
+	22, // 27: cohortbridge.ingestion.v1.DataService.RebuildProjection:input_type -> cohortbridge.ingestion.v1.RebuildProjectionRequest
+	24, // 28: cohortbridge.ingestion.v1.UsageService.GetUsage:input_type -> cohortbridge.ingestion.v1.GetUsageRequest
+	26, // 29: cohortbridge.ingestion.v1.UsageService.ListMtuRules:input_type -> cohortbridge.ingestion.v1.ListMtuRulesRequest
+	2,  // 30: cohortbridge.ingestion.v1.DataService.ExportEvents:output_type -> cohortbridge.ingestion.v1.ExportEventsResponse
+	5,  // 31: cohortbridge.ingestion.v1.DataService.GetProfile:output_type -> cohortbridge.ingestion.v1.GetProfileResponse
+	8,  // 32: cohortbridge.ingestion.v1.DataService.ListProfiles:output_type -> cohortbridge.ingestion.v1.ListProfilesResponse
+	10, // 33: cohortbridge.ingestion.v1.DataService.GetGroupProfile:output_type -> cohortbridge.ingestion.v1.GetGroupProfileResponse
+	13, // 34: cohortbridge.ingestion.v1.DataService.ListGroupProfiles:output_type -> cohortbridge.ingestion.v1.ListGroupProfilesResponse
+	15, // 35: cohortbridge.ingestion.v1.DataService.LookupIdentity:output_type -> cohortbridge.ingestion.v1.LookupIdentityResponse
+	18, // 36: cohortbridge.ingestion.v1.DataService.ListWarnings:output_type -> cohortbridge.ingestion.v1.ListWarningsResponse
+	21, // 37: cohortbridge.ingestion.v1.DataService.GetDataStatistics:output_type -> cohortbridge.ingestion.v1.GetDataStatisticsResponse
+	23, // 38: cohortbridge.ingestion.v1.DataService.RebuildProjection:output_type -> cohortbridge.ingestion.v1.RebuildProjectionResponse
+	25, // 39: cohortbridge.ingestion.v1.UsageService.GetUsage:output_type -> cohortbridge.ingestion.v1.GetUsageResponse
+	27, // 40: cohortbridge.ingestion.v1.UsageService.ListMtuRules:output_type -> cohortbridge.ingestion.v1.ListMtuRulesResponse
+	30, // [30:41] is the sub-list for method output_type
+	19, // [19:30] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_cohortbridge_ingestion_v1_read_proto_init() }
@@ -1771,7 +2123,7 @@ func file_cohortbridge_ingestion_v1_read_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohortbridge_ingestion_v1_read_proto_rawDesc), len(file_cohortbridge_ingestion_v1_read_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   2,
 		},
