@@ -60,10 +60,10 @@ func (d *Decoder) Decode(dec *jsontext.Decoder, ev *Event) (*Failure, error) {
 		}
 		return ev.Invalid("event", "each element must be an object"), nil
 	}
-	start := dec.InputOffset()
 	if _, err := dec.ReadToken(); err != nil {
 		return nil, err
 	}
+	start := dec.InputOffset() - 1 // of the bracket: a comma before it belongs to the batch
 	var fail *Failure
 	for dec.PeekKind() != '}' {
 		name, err := dec.ReadValue()

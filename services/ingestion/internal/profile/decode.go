@@ -22,10 +22,10 @@ func Decode(dec *jsontext.Decoder, u *Update) (*event.Failure, error) {
 		}
 		return u.fail("$", "each element must be an object"), nil
 	}
-	start := dec.InputOffset()
 	if _, err := dec.ReadToken(); err != nil {
 		return nil, err
 	}
+	start := dec.InputOffset() - 1 // of the bracket: a comma before it belongs to the batch
 	var fail *event.Failure
 	var suspect string // the first key that is neither an operation with something to do nor known
 	for dec.PeekKind() != '}' {
