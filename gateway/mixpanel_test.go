@@ -14,8 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/cohortbridge/cohortbridge/gateway"
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
@@ -287,5 +289,21 @@ func TestSendersCanCheckTheirProjectCredentials(t *testing.T) {
 	s.err = status.Error(codes.Unavailable, "x")
 	if resp, body := call(t, "POST", url+"/api/app/validate-project-credentials/", `{"project_token":"tok"}`, nil); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
 		t.Errorf("when nobody can tell: %d %s", resp.StatusCode, body)
+	}
+}
+
+func (s *services) ExportEvents(_ *ingestionv1.ExportEventsRequest, st grpc.ServerStreamingServer[ingestionv1.ExportEventsResponse]) error {
+	return st.Send(&ingestionv1.ExportEventsResponse{Events: []*ingestionv1.ExportedEvent{{
+		Event: "E", Time: timestamppb.New(time.UnixMilli(1_774_950_000_123)), DistinctId: "u", InsertId: "i", ProcessingTime: timestamppb.New(time.UnixMilli(1_774_950_111_456)),
+		PropertiesJson: `{"a":1,"$mp_api_endpoint":"h","$mp_event_size":90}`,
+	}}})
+}
+
+func TestTheRawExportHasTheTimesOfProcessing(t *testing.T) {
+	url := serve(t, &services{}, gateway.Config{})
+	resp, body := call(t, "GET", url+"/api/2.0/export?project_id=1&from_date=2026-03-31&to_date=2026-03-31", "", map[string]string{"Authorization": "Bearer key"})
+	const want = `{"event":"E","properties":{"$insert_id":"i","$mp_api_endpoint":"h","$mp_api_timestamp_ms":1774950111456,"$mp_event_size":90,"a":1,"distinct_id":"u","mp_processing_time_ms":1774950111456,"time":1774950000}}` + "\n"
+	if resp.StatusCode != 200 || body != want {
+		t.Errorf("exported %d %s, want %s", resp.StatusCode, body, want)
 	}
 }
