@@ -106,7 +106,7 @@ func TestHostileBodiesAreRefusedWithinBoundedMemory(t *testing.T) {
 			most := watchRSS(t.Context(), t, p)
 			body, ok := h.body.(io.ReadSeeker)
 			for range h.times {
-				var src io.Reader = h.body
+				src := h.body
 				if ok {
 					if _, err := body.Seek(0, io.SeekStart); err != nil {
 						t.Fatal(err)

@@ -97,7 +97,7 @@ func (h *ingestHandler) readBody(w http.ResponseWriter, r *http.Request, room *i
 	// A sender that stalls may not hold its place for ever. Not every writer has deadlines; a server's has.
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.cfg.BodyTimeout))
 	src := http.MaxBytesReader(w, r.Body, limit)
-	body := []byte(nil)
+	var body []byte
 	var err error
 	for size := int64(firstRead); err == nil; size *= 4 {
 		// One byte more than is expected sees the end of the body in the same step.
@@ -109,8 +109,10 @@ func (h *ingestHandler) readBody(w http.ResponseWriter, r *http.Request, room *i
 			return nil, false
 		}
 		body = append(make([]byte, 0, size), body...)
-		for n := 0; err == nil && len(body) < cap(body); body = body[:len(body)+n] {
+		for err == nil && len(body) < cap(body) {
+			var n int
 			n, err = src.Read(body[len(body):cap(body)])
+			body = body[:len(body)+n]
 		}
 	}
 	_, over := errors.AsType[*http.MaxBytesError](err)

@@ -87,11 +87,11 @@ func fault(r *row, tests map[string]string) string {
 		}
 		return ""
 	}
-	name, ok := strings.CutPrefix(r.test, "`")
-	if name, ok = strings.CutSuffix(name, "`"); !ok {
+	cited := strings.Trim(r.test, "`")
+	if "`"+cited+"`" != r.test {
 		return "names no test: " + r.test
 	}
-	name, sub, isSub := strings.Cut(name, "/")
+	name, sub, isSub := strings.Cut(cited, "/")
 	file, ok := tests[name]
 	switch {
 	case !ok:
