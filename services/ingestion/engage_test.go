@@ -164,7 +164,8 @@ func (h *harness) group(key, id string) map[string]any {
 
 func TestGroupOperations(t *testing.T) {
 	type list = []any
-	for _, c := range []struct {
+	h := newHarness(t)
+	for i, c := range []struct {
 		name   string
 		ops    []props
 		want   map[string]any
@@ -183,13 +184,13 @@ func TestGroupOperations(t *testing.T) {
 		{"$remove does not create", []props{{"$remove": props{"l": "a"}}}, nil, "1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h := newHarness(t)
-			answer := ""
+			h.t = t
+			id, answer := fmt.Sprint("acme", i), ""
 			for _, op := range c.ops {
-				op["$token"], op["$group_key"], op["$group_id"] = "tok-1", "company", "acme"
+				op["$token"], op["$group_key"], op["$group_id"] = "tok-1", "company", id
 				answer = string(h.raw(&ingestionv1.IngestRawRequest{Endpoint: groups, ContentType: "application/json", Body: toJSON(t, []props{op})}).GetBody())
 			}
-			got := h.group("company", "acme")
+			got := h.group("company", id)
 			delete(got, "$last_seen")
 			if answer != c.answer || !reflect.DeepEqual(got, c.want) {
 				t.Errorf("answered %s, profile %v, want %s, %v", answer, got, c.answer, c.want)

@@ -28,7 +28,8 @@ func (h *harness) profile(projectID int64, id string) map[string]any {
 func TestProfileOperations(t *testing.T) {
 	type list = []any
 	seen := start.Format("2006-01-02T15:04:05")
-	for _, c := range []struct {
+	h := newHarness(t)
+	for i, c := range []struct {
 		name string
 		ops  []props
 		want map[string]any
@@ -65,12 +66,13 @@ func TestProfileOperations(t *testing.T) {
 		{"texts are cut to 255 characters", []props{{"$set": props{"a": strings.Repeat("ü", 300)}}}, props{"a": strings.Repeat("ü", 255)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h := newHarness(t)
+			h.t = t
+			id := fmt.Sprint("u", i)
 			for _, op := range c.ops {
-				op["$distinct_id"] = "u"
+				op["$distinct_id"] = id
 				h.engage(1, op)
 			}
-			got := h.profile(1, "u")
+			got := h.profile(1, id)
 			if c.want != nil {
 				c.want["$last_seen"] = seen
 			}
