@@ -219,3 +219,48 @@ func TestBadImportsAreRefusedInMixpanelsShapesAndStoreNothing(t *testing.T) {
 		t.Errorf("a good import afterwards: HTTP %d %s", a.Status, a.Body)
 	}
 }
+
+func TestAProjectOverItsRateIsToldWhenToComeBack(t *testing.T) {
+	c := harness.Standalone(t, t.TempDir(), "--project-events-per-minute", "3").Client(t)
+	path := "/import?strict=1&project_id=" + c.Creds.ProjectID
+	batch := func(n int) []byte {
+		one := fmt.Sprintf(`{"event":"e","properties":{"time":%d,"distinct_id":"u","$insert_id":"a"}}`, 1_790_000_000)
+		return []byte("[" + strings.TrimSuffix(strings.Repeat(one+",", n), ",") + "]")
+	}
+	if a := c.MustDo(t, http.MethodPost, path, batch(3), harness.JSONHead); a.Status != 200 {
+		t.Fatalf("within the rate: HTTP %d %s", a.Status, a.Body)
+	}
+	a := c.MustDo(t, http.MethodPost, path, batch(1), harness.JSONHead)
+	if m := a.JSON(t); a.Status != 429 || m["code"] != 429.0 || m["status"] != "Too Many Requests" || a.Header.Get("Retry-After") == "" {
+		t.Errorf("over the rate: HTTP %d %v %s", a.Status, a.Header, a.Body)
+	}
+}
+
+func TestSegmentsCredentialCheckAndGroupProfilesOverREST(t *testing.T) {
+	c := harness.Standalone(t, t.TempDir()).Client(t)
+	check := func(body string, want int) {
+		t.Helper()
+		a := c.MustDo(t, http.MethodPost, "/api/app/validate-project-credentials/", []byte(body), map[string]string{"Content-Type": "text/plain;charset=UTF-8", "Authorization": ""})
+		if a.Status != want || (a.JSON(t)["status"] == "ok") != (want == 200) {
+			t.Errorf("HTTP %d %s, want %d", a.Status, a.Body, want)
+		}
+	}
+	check(fmt.Sprintf(`{"api_secret":%q,"project_token":%q}`, c.Creds.ProjectSecret, c.Creds.ProjectToken), 200)
+	check(fmt.Sprintf(`{"project_token":%q}`, c.Creds.ProjectToken), 200)
+	check(fmt.Sprintf(`{"api_secret":"wrong","project_token":%q}`, c.Creds.ProjectToken), 401)
+	check(`{"project_token":"wrong"}`, 401)
+
+	update := fmt.Sprintf(`[{"$token":%q,"$group_key":"company","$group_id":"acme","$set":{"size":5}}]`, c.Creds.ProjectToken)
+	if a := c.MustDo(t, http.MethodPost, "/groups/", []byte(update), harness.JSONHead); string(a.Body) != "1" {
+		t.Fatalf("HTTP %d %s", a.Status, a.Body)
+	}
+	got := &ingestionv1.GetGroupProfileResponse{}
+	c.REST(t, http.MethodGet, c.Project+"/groupProfiles:lookup?group_key=company&group_id=acme", nil, got)
+	list := &ingestionv1.ListGroupProfilesResponse{}
+	c.REST(t, http.MethodGet, c.Project+"/groupProfiles?group_key=company", nil, list)
+	if got.GetGroupProfile().GetProperties().AsMap()["size"] != 5.0 || len(list.GetGroupProfiles()) != 1 || list.GetGroupProfiles()[0].GetGroupId() != "acme" {
+		t.Errorf("read %v, %v", got, list)
+	}
+	refusedREST(t, "an unknown group", c.MustDo(t, http.MethodGet, "/v1/"+c.Project+"/groupProfiles:lookup?group_key=company&group_id=x", nil, nil), 404, "no group")
+	refusedREST(t, "a group without a key", c.MustDo(t, http.MethodGet, "/v1/"+c.Project+"/groupProfiles:lookup?group_id=x", nil, nil), 400, "group_key")
+}

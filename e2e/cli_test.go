@@ -72,6 +72,10 @@ func TestTheCommandLineDoesTheMainJob(t *testing.T) {
 	cl := p.Client(t)
 	cl.People(t, "cli", 0, 3, "plan", "pro")
 
+	if a := cl.MustDo(t, "POST", "/groups?verbose=1", []byte(`[{"$token":"`+p.Creds.ProjectToken+`","$group_key":"company","$group_id":"acme","$set":{"size":5}}]`), harness.JSONHead); string(a.Body) != `{"error":null,"status":1}` {
+		t.Fatalf("group: %s", a.Body)
+	}
+
 	conn := c.json("", "connectors", "create", "CT", "--account", sandbox.DefaultAccountID, "--host-url", "http://"+p.Creds.SandboxAddr)
 	if conn["state"] != "STATE_CONNECTED" {
 		t.Fatalf("connector: %v", conn)
@@ -96,7 +100,7 @@ func TestTheCommandLineDoesTheMainJob(t *testing.T) {
 		{"projects", "list"}, {"connectors", "list"}, {"connectors", "get", "1"}, {"connectors", "verify", "1"}, {"cohorts", "list"}, {"cohorts", "get", "1"}, {"cohorts", "members", "1"},
 		{"syncs", "list"}, {"syncs", "get", "1"}, {"syncs", "pause", "1", "--reason", "lunch"}, {"syncs", "resume", "1", "--watch"}, {"syncs", "run", "1", "--watch"}, {"runs", "list", "1"}, {"runs", "get", "1/1"},
 		{"runs", "users", "1/1", "--outcome", "SENT"}, {"usage", "get"}, {"usage", "rules"}, {"usage", "months"}, {"usage", "by", "event"}, {"usage", "explain", "ann"}, {"usage", "reclassify"}, {"profiles", "rebuild-projection"},
-		{"usage", "organization", "--operator-key-file", filepath.Join(dir, "operator.key")}, {"profiles", "get", "cli-1"}, {"profiles", "identity", "cli-1"},
+		{"usage", "organization", "--operator-key-file", filepath.Join(dir, "operator.key")}, {"profiles", "get", "cli-1"}, {"profiles", "identity", "cli-1"}, {"profiles", "group", "company", "acme"},
 	} {
 		if out := c.run("", args...); strings.Count(out, "\n") < 3 {
 			t.Errorf("%v printed no table:\n%s", args, out)
@@ -114,6 +118,7 @@ func TestTheCommandLineDoesTheMainJob(t *testing.T) {
 		{[]string{"syncs", "run", "99"}, "99"},
 		{[]string{"syncs", "create", "--cohort", "1", "--connector", "1", "--mode", "SOMETIMES"}, "ONE_TIME"},
 		{[]string{"runs", "get", "1"}, "SYNC/RUN"},
+		{[]string{"profiles", "group", "company", "nobody"}, "no group"},
 		{[]string{"connectors", "create", "x", "--account", "A", "--region", "mars1"}, "region"},
 		{[]string{"cohorts", "create", "y", "-f", "/nowhere"}, "/nowhere"},
 	} {

@@ -108,7 +108,9 @@ func writeEvent(out io.Writer, e *ingestionv1.ExportedEvent, ms bool) error {
 		props["time"] = t.UnixMilli()
 	}
 	props["distinct_id"], props["$insert_id"] = e.GetDistinctId(), e.GetInsertId()
-	props["mp_processing_time_ms"] = e.GetProcessingTime().AsTime().UnixMilli()
+	// An event is judged when it is received, so both times are one.
+	props["$mp_api_timestamp_ms"] = e.GetProcessingTime().AsTime().UnixMilli()
+	props["mp_processing_time_ms"] = props["$mp_api_timestamp_ms"]
 	line, err := json.Marshal(map[string]any{"event": e.GetEvent(), "properties": props})
 	if err != nil {
 		return err

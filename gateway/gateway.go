@@ -23,6 +23,16 @@ type Config struct {
 	// MaxBodyBytes bounds a request body as it is sent; default 16 MiB. What a
 	// compressed body may grow to is ingestion's limit.
 	MaxBodyBytes int64
+	// MaxConcurrent bounds the requests on Mixpanel's routes at one time; default
+	// 1024, negative is no bound. More are told to come back (429), before their
+	// bodies are read.
+	MaxConcurrent int
+	// MaxInFlightBytes bounds the bodies of these requests together, in bytes as
+	// sent; default 64 MiB, negative is no bound.
+	MaxInFlightBytes int64
+	// BodyTimeout bounds how long one of these bodies may take to arrive; default
+	// one minute.
+	BodyTimeout time.Duration
 	// Ready says whether the process can serve; nil means always.
 	Ready func(context.Context) error
 }
@@ -35,11 +45,24 @@ type Conns struct {
 // DefaultMaxBodyBytes is the bound of a body when none is configured.
 const DefaultMaxBodyBytes = 16 << 20
 
+func (c *Config) setDefaults() {
+	if c.MaxBodyBytes == 0 {
+		c.MaxBodyBytes = DefaultMaxBodyBytes
+	}
+	if c.MaxConcurrent == 0 {
+		c.MaxConcurrent = 1024
+	}
+	if c.MaxInFlightBytes == 0 {
+		c.MaxInFlightBytes = 64 << 20
+	}
+	if c.BodyTimeout == 0 {
+		c.BodyTimeout = time.Minute
+	}
+}
+
 // New returns the handler of all routes.
 func New(ctx context.Context, cfg Config, conns Conns) (http.Handler, error) {
-	if cfg.MaxBodyBytes == 0 {
-		cfg.MaxBodyBytes = DefaultMaxBodyBytes
-	}
+	cfg.setDefaults()
 	rest, err := restMux(ctx, conns)
 	if err != nil {
 		return nil, err
@@ -47,7 +70,9 @@ func New(ctx context.Context, cfg Config, conns Conns) (http.Handler, error) {
 	mux := http.NewServeMux()
 	health(mux, cfg.Ready)
 	docs(mux)
-	mixpanelRoutes(mux, ingestionv1.NewIngestionServiceClient(conns.Ingestion), cfg.MaxBodyBytes)
+	ingest := ingestionv1.NewIngestionServiceClient(conns.Ingestion)
+	mixpanelRoutes(mux, ingest, &cfg)
+	validateRoute(mux, ingest)
 	exportRoute(mux, ingestionv1.NewDataServiceClient(conns.Ingestion))
 	mux.Handle("/v1/", http.MaxBytesHandler(rest, cfg.MaxBodyBytes))
 	return traced(mux), nil

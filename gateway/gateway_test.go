@@ -37,10 +37,23 @@ type services struct {
 	md     metadata.MD
 	answer *ingestionv1.IngestRawResponse
 	err    error
+	wait   func() // called by IngestRaw, when there is one
+	token  string // the project's, for ValidateProjectCredentials
+	secret string
+}
+
+func (s *services) ValidateProjectCredentials(_ context.Context, req *ingestionv1.ValidateProjectCredentialsRequest) (*ingestionv1.ValidateProjectCredentialsResponse, error) {
+	if s.err == nil && (req.GetProjectToken() != s.token || req.GetApiSecret() != "" && req.GetApiSecret() != s.secret) {
+		return nil, fault.New(fault.Unauthenticated, "WRONG_CREDENTIAL", "Invalid credentials")
+	}
+	return &ingestionv1.ValidateProjectCredentialsResponse{}, s.err
 }
 
 func (s *services) IngestRaw(_ context.Context, req *ingestionv1.IngestRawRequest) (*ingestionv1.IngestRawResponse, error) {
 	s.got = req
+	if s.wait != nil {
+		s.wait()
+	}
 	return s.answer, s.err
 }
 

@@ -6,23 +6,27 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
+	"github.com/cohortbridge/cohortbridge/platform/inflight"
 )
 
 // mixpanelRoutes serves the ingestion endpoints of Mixpanel's HTTP API, with and
 // without a trailing slash (https://developer.mixpanel.com/reference/overview).
-func mixpanelRoutes(mux *http.ServeMux, client ingestionv1.IngestionServiceClient, maxBody int64) {
+func mixpanelRoutes(mux *http.ServeMux, client ingestionv1.IngestionServiceClient, cfg *Config) {
+	gate := inflight.New(cfg.MaxConcurrent, cfg.MaxInFlightBytes)
 	for path, endpoint := range map[string]ingestionv1.IngestRawRequest_Endpoint{
 		"/track":  ingestionv1.IngestRawRequest_ENDPOINT_TRACK,
 		"/import": ingestionv1.IngestRawRequest_ENDPOINT_IMPORT,
 		"/engage": ingestionv1.IngestRawRequest_ENDPOINT_ENGAGE,
 		"/groups": ingestionv1.IngestRawRequest_ENDPOINT_GROUPS,
 	} {
-		h := &ingestHandler{client: client, endpoint: endpoint, maxBody: maxBody}
+		h := &ingestHandler{client: client, endpoint: endpoint, cfg: cfg, gate: gate}
 		mux.Handle(path, cors(h))
 		mux.Handle(path+"/{$}", cors(h))
 	}
@@ -31,7 +35,8 @@ func mixpanelRoutes(mux *http.ServeMux, client ingestionv1.IngestionServiceClien
 type ingestHandler struct {
 	client   ingestionv1.IngestionServiceClient
 	endpoint ingestionv1.IngestRawRequest_Endpoint
-	maxBody  int64
+	cfg      *Config
+	gate     *inflight.Gate
 }
 
 // ServeHTTP hands the request on as it came and writes the answer ingestion made.
@@ -41,13 +46,14 @@ func (h *ingestHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		mixpanelError(w, http.StatusMethodNotAllowed, "use GET or POST")
 		return
 	}
-	body, err := readBody(w, r, h.maxBody)
-	if err != nil {
-		if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
-			mixpanelError(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("request exceeds max limit of %d bytes", h.maxBody))
-			return
-		}
-		mixpanelError(w, http.StatusBadRequest, "the request body broke off")
+	room, ok := h.gate.Enter(0)
+	if !ok {
+		retry(w, http.StatusTooManyRequests, tooMany)
+		return
+	}
+	defer room.Leave()
+	body, ok := h.readBody(w, r, room)
+	if !ok {
 		return
 	}
 	ip, _, err := net.SplitHostPort(r.RemoteAddr)
@@ -62,6 +68,7 @@ func (h *ingestHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		ingestError(w, err)
 		return
 	}
+	w.Header().Set("Cache-Control", "no-store") // an event in a GET must reach us every time
 	for k, v := range resp.GetHeaders() {
 		w.Header().Set(k, v)
 	}
@@ -72,19 +79,67 @@ func (h *ingestHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(resp.GetBody()) // the client went away
 }
 
-// readBody reads a body into one slice of the announced size, so that a batch is
-// not copied while it grows.
-func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, error) {
+// readBody reads the body within the limits, or answers. The room grows before
+// the memory does, as the bytes arrive: who announces much and sends little
+// takes little.
+func (h *ingestHandler) readBody(w http.ResponseWriter, r *http.Request, room *inflight.Ticket) ([]byte, bool) {
+	limit := h.cfg.MaxBodyBytes
+	tooLarge := func() ([]byte, bool) {
+		mixpanelError(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("request exceeds max limit of %d bytes", limit))
+		return nil, false
+	}
 	if r.ContentLength > limit {
-		return nil, &http.MaxBytesError{Limit: limit}
+		return tooLarge()
 	}
+	if r.ContentLength == 0 {
+		return nil, true
+	}
+	// A sender that stalls may not hold its place for ever. Not every writer has deadlines; a server's has.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.cfg.BodyTimeout))
 	src := http.MaxBytesReader(w, r.Body, limit)
-	if r.ContentLength < 0 {
-		return io.ReadAll(src)
+	var body []byte
+	var err error
+	for size := int64(firstRead); err == nil; size *= 4 {
+		// One byte more than is expected sees the end of the body in the same step.
+		if size = min(size, limit+1); r.ContentLength > 0 {
+			size = min(size, r.ContentLength+1)
+		}
+		if !room.Grow(size - int64(cap(body))) {
+			retry(w, http.StatusTooManyRequests, tooMany)
+			return nil, false
+		}
+		body = append(make([]byte, 0, size), body...)
+		for err == nil && len(body) < cap(body) {
+			var n int
+			n, err = src.Read(body[len(body):cap(body)])
+			body = body[:len(body)+n]
+		}
 	}
-	buf := make([]byte, r.ContentLength)
-	_, err := io.ReadFull(src, buf)
-	return buf, err
+	_, over := errors.AsType[*http.MaxBytesError](err)
+	switch {
+	case errors.Is(err, io.EOF):
+		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // see above
+		return body, true
+	case over:
+		return tooLarge()
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		retry(w, http.StatusServiceUnavailable, "the body did not arrive in time")
+	default:
+		mixpanelError(w, http.StatusBadRequest, "the request body broke off")
+	}
+	return nil, false
+}
+
+// firstRead is how much of a body is read before it is believed that more comes.
+// An ordinary compressed batch fits, so that it is not copied while it grows.
+const firstRead = 256 << 10
+
+const tooMany = "Project exceeded rate limits. Please retry the request with exponential backoff."
+
+// retry answers that the sender should come back.
+func retry(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Retry-After", "1")
+	mixpanelError(w, code, text)
 }
 
 // ingestError answers when the RPC itself failed: nothing was acknowledged, and
@@ -92,11 +147,9 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 func ingestError(w http.ResponseWriter, err error) {
 	switch status.Code(err) {
 	case codes.ResourceExhausted:
-		w.Header().Set("Retry-After", "1")
-		mixpanelError(w, http.StatusTooManyRequests, "Project exceeded rate limits. Please retry the request with exponential backoff.")
+		retry(w, http.StatusTooManyRequests, tooMany)
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
-		w.Header().Set("Retry-After", "1")
-		mixpanelError(w, http.StatusServiceUnavailable, "ingestion is not available; retry")
+		retry(w, http.StatusServiceUnavailable, "ingestion is not available; retry")
 	default:
 		mixpanelError(w, http.StatusInternalServerError, status.Convert(err).Message())
 	}

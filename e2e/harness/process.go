@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"debug/buildinfo"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -92,6 +95,20 @@ func (b *built) binary(t testing.TB) string {
 		t.Fatal(b.err)
 	}
 	return b.path
+}
+
+// MemoryFactor is by how much the binary under test takes more memory than one
+// for users: the race detector keeps a shadow of everything.
+func MemoryFactor(t testing.TB) int64 {
+	t.Helper()
+	info, err := buildinfo.ReadFile(Binary(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if slices.ContainsFunc(info.Settings, func(s debug.BuildSetting) bool { return s.Key == "-race" && s.Value == "true" }) {
+		return 4
+	}
+	return 1
 }
 
 // moduleDir is the folder of the command, seen from this file.

@@ -97,13 +97,16 @@ var Policy = map[string]Access{
 	cohortsync + "RunService/ListRunUsers": Consumer,
 
 	// The sender's credential is inside the request; ingestion checks it.
-	ingestion + "IngestionService/IngestRaw":      Public,
-	ingestion + "IngestionService/ImportEvents":   Admin,
-	ingestion + "IngestionService/UpdateProfiles": Admin,
+	ingestion + "IngestionService/IngestRaw":                  Public,
+	ingestion + "IngestionService/ValidateProjectCredentials": Public,
+	ingestion + "IngestionService/ImportEvents":               Admin,
+	ingestion + "IngestionService/UpdateProfiles":             Admin,
 
 	ingestion + "DataService/ExportEvents":      Consumer,
 	ingestion + "DataService/GetProfile":        Consumer,
 	ingestion + "DataService/ListProfiles":      Consumer,
+	ingestion + "DataService/GetGroupProfile":   Consumer,
+	ingestion + "DataService/ListGroupProfiles": Consumer,
 	ingestion + "DataService/ListWarnings":      Consumer,
 	ingestion + "DataService/GetDataStatistics": Consumer,
 	ingestion + "DataService/RebuildProjection": Owner,

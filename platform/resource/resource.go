@@ -3,6 +3,7 @@
 package resource
 
 import (
+	"encoding/base64"
 	"strconv"
 	"strings"
 
@@ -75,4 +76,23 @@ func NextPage[T any](list []T, size int, id func(T) int64) ([]T, string) {
 	}
 	list = list[:size]
 	return list, strconv.FormatInt(id(list[size-1]), 10)
+}
+
+// NextPair is the token of a page after a row whose key is two texts.
+func NextPair(a, b string) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(strconv.Itoa(len(a)) + ":" + a + b))
+}
+
+// PairToken parses a token of NextPair; the empty one is the first page.
+func PairToken(token string) (a, b string, err error) {
+	if token == "" {
+		return "", "", nil
+	}
+	raw, err := base64.RawURLEncoding.DecodeString(token)
+	size, texts, ok := strings.Cut(string(raw), ":")
+	n, aerr := strconv.Atoi(size)
+	if err != nil || aerr != nil || !ok || n < 0 || n > len(texts) {
+		return "", "", fault.Field("page_token", "is not one that this call returned")
+	}
+	return texts[:n], texts[n:], nil
 }

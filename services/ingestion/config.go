@@ -21,6 +21,19 @@ type Config struct {
 	// QueueDepth is the number of events that may wait to be stored; beyond it
 	// senders are told to come back (429).
 	QueueDepth int `yaml:"queue_depth"`
+	// MaxConcurrent is the number of requests that are worked on at one time;
+	// beyond it senders are told to come back (429). 0 is no bound.
+	MaxConcurrent int `yaml:"max_concurrent"`
+	// MaxInFlightBytes bounds the bodies that are worked on at one time, as sent
+	// plus decompressed, in bytes; beyond it senders are told to come back (429).
+	// A request takes about three times as much memory. 0 is no bound.
+	MaxInFlightBytes int64 `yaml:"max_in_flight_bytes"`
+	// ProjectEventsPerMinute and ProjectBytesPerMinute bound what one project sends
+	// to /track and /import in a rolling minute, the bytes as uncompressed JSON;
+	// beyond it senders are told to come back (429). 0, the default, is no limit.
+	// Mixpanel's are about 1,800,000 events and 2,147,483,648 bytes.
+	ProjectEventsPerMinute int64 `yaml:"project_events_per_minute"`
+	ProjectBytesPerMinute  int64 `yaml:"project_bytes_per_minute"`
 	// IdentityCache is the number of ids kept in memory, about 100 bytes each.
 	IdentityCache int `yaml:"identity_cache"`
 	// HashBudget is the number of dedupe hashes kept in memory, about 12 bytes each.
@@ -39,6 +52,7 @@ func Default() Config {
 	return Config{
 		MaxBodyBytes: 10 << 20, MaxDecompressedBytes: 10 << 20,
 		GroupWait: 5 * time.Millisecond, MaxGroup: 20_000, QueueDepth: 100_000,
+		MaxConcurrent: 1024, MaxInFlightBytes: 64 << 20,
 		IdentityCache: 1_500_000, HashBudget: 6_000_000, WarehouseMemoryMB: 200, FeedInterval: time.Second, ProjectTTL: 10 * time.Second,
 	}
 }
@@ -60,6 +74,14 @@ func (c *Config) Validate() error {
 		return fault.Field("max_group", "must be positive")
 	case c.QueueDepth < 2000:
 		return fault.Field("queue_depth", "must be at least 2000, a full batch")
+	case c.MaxConcurrent < 0:
+		return fault.Field("max_concurrent", "must not be negative")
+	case c.MaxInFlightBytes < 0:
+		return fault.Field("max_in_flight_bytes", "must not be negative")
+	case c.ProjectEventsPerMinute < 0:
+		return fault.Field("project_events_per_minute", "must not be negative")
+	case c.ProjectBytesPerMinute < 0:
+		return fault.Field("project_bytes_per_minute", "must not be negative")
 	case c.IdentityCache < 1000:
 		return fault.Field("identity_cache", "must be at least 1000")
 	case c.HashBudget < 0:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -34,6 +35,21 @@ func TestEveryWireFormStoresTheEventAndAnswersInItsOwnShape(t *testing.T) {
 		req  *ingestionv1.IngestRawRequest
 		want string
 	}{
+		{"parameters in the form: callback with verbose", &ingestionv1.IngestRawRequest{Endpoint: track, ContentType: formType, Body: form("data", one("w12"), "callback", "f", "verbose", "1", "img", "1")}, `200 text/javascript f({"error":null,"status":1})`},
+		{"parameters in the form: img before verbose", &ingestionv1.IngestRawRequest{Endpoint: track, ContentType: formType, Body: form("data", one("w13"), "verbose", "1", "img", "1")}, `200 image/gif`},
+		{"parameters in the form: strict", &ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: formType, Authorization: secret, Body: form("data", one("w14"), "strict", "1")}, `200 application/json {"code":200,"num_records_imported":1,"status":"OK"}`},
+		{"parameters in the form: project_id of a service account", &ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: formType, ContentEncoding: "gzip", Authorization: basic("robot", "hush"), Body: gz(t, form("data", one("w15"), "project_id", "1"))}, `200 text/plain 1`},
+		{"verbose=2", &ingestionv1.IngestRawRequest{Endpoint: track, RawQuery: "verbose=2&test=1&api_key=k&_=1774950000000", ContentType: "application/json", Body: []byte(one("w16"))}, `200 application/json {"error":null,"status":1}`},
+		{"project secret", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "verbose=0", ContentType: "application/json", Authorization: secret, Body: []byte("[" + one("w17") + "]")}, `200 text/plain 1`},
+		{"project token", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=0", ContentType: "application/json", Authorization: basic("tok-1", ""), Body: []byte("[" + one("w18") + "]")}, `200 application/json {"code":200,"num_records_imported":1,"status":"OK"}`},
+		{"gzip of several members", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", ContentEncoding: "gzip", ContentType: "application/json", Authorization: secret, Body: append(gz(t, []byte("["+one("w19"))), gz(t, []byte(strings.Repeat(" ", 5000)+"]"))...)}, `200 application/json {"code":200,"num_records_imported":1,"status":"OK"}`},
+		{"an unlabelled body", &ingestionv1.IngestRawRequest{Endpoint: track, Body: []byte(" [" + one("w20") + "]")}, `200 text/plain 1`},
+		{"unpadded base64", &ingestionv1.IngestRawRequest{Endpoint: track, Method: "GET", RawQuery: "data=" + strings.TrimRight(b64([]byte(one("w21"))), "=")}, `200 text/plain 1`},
+		{"data in the query of a POST", &ingestionv1.IngestRawRequest{Endpoint: track, RawQuery: "data=" + url.QueryEscape(one("w22"))}, `200 text/plain 1`},
+		{"go merge and node import answer 0", &ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: formType, Authorization: secret, Body: form("data", `{"event":"x"}`)}, `200 text/plain 0`},
+		{"callback of a refused event", &ingestionv1.IngestRawRequest{Endpoint: track, RawQuery: "callback=f&verbose=1&data=" + url.QueryEscape(`{"event":"x"}`)}, `200 text/javascript f({"error":"'properties' is invalid: missing","status":0})`},
+		{"pixel of a refused event", &ingestionv1.IngestRawRequest{Endpoint: track, RawQuery: "img=1&data=" + url.QueryEscape(`{"event":"x"}`)}, `200 image/gif`},
+		{"one valid object is enough", &ingestionv1.IngestRawRequest{Endpoint: track, ContentType: "application/json", Body: []byte(`[{"event":"x"},` + one("w23") + `]`)}, `200 text/plain 1`},
 		{"go track: JSON array, verbose", &ingestionv1.IngestRawRequest{Endpoint: track, ContentType: "application/json", RawQuery: "verbose=1", Body: []byte("[" + one("w0") + "]")}, `200 application/json {"error":null,"status":1}`},
 		{"node track: GET, base64, verbose=0", &ingestionv1.IngestRawRequest{Endpoint: track, Method: "GET", RawQuery: "ip=0&verbose=0&data=" + b64([]byte(one("w1")))}, `200 text/plain 1`},
 		{"node batch: form, unescaped base64", &ingestionv1.IngestRawRequest{Endpoint: track, ContentType: formType, Body: []byte("data=" + b64([]byte("["+one("w2")+"]")))}, `200 text/plain 1`},
@@ -46,17 +62,21 @@ func TestEveryWireFormStoresTheEventAndAnswersInItsOwnShape(t *testing.T) {
 		{"node import: GET, the bare digit", &ingestionv1.IngestRawRequest{Endpoint: imports, Method: "GET", RawQuery: "ip=0&verbose=0&data=" + b64([]byte(one("w9"))), Authorization: secret}, `200 text/plain 1`},
 		{"NDJSON, literal Basic", &ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: "application/x-ndjson", RawQuery: "strict=1&project_id=1", Authorization: "Basic robot:hush", Body: []byte(one("w10") + "\n\n" + one("w11") + "\n")}, `200 application/json {"code":200,"num_records_imported":2,"status":"OK"}`},
 	} {
-		r := h.raw(c.req)
-		got := fmt.Sprintf("%d %s", r.GetStatus(), r.GetContentType())
-		if r.GetContentType() != "image/gif" {
-			got += " " + string(r.GetBody())
-		} else if len(r.GetBody()) != 43 {
-			t.Errorf("%s: pixel of %d bytes", c.name, len(r.GetBody()))
-		}
-		if got != c.want {
-			t.Errorf("%d %s: answered %q, want %q", i, c.name, got, c.want)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			h.t = t
+			r := h.raw(c.req)
+			got := fmt.Sprintf("%d %s", r.GetStatus(), r.GetContentType())
+			if r.GetContentType() != "image/gif" {
+				got += " " + string(r.GetBody())
+			} else if len(r.GetBody()) != 43 || r.GetHeaders()["Cache-Control"] != "no-store" {
+				t.Errorf("pixel of %d bytes, %v", len(r.GetBody()), r.GetHeaders())
+			}
+			if got != c.want {
+				t.Errorf("%d: answered %q, want %q", i, got, c.want)
+			}
+		})
 	}
+	h.t = t
 	seen := map[string]bool{}
 	for _, e := range h.export(1) {
 		if e.GetEvent() != "Buy>>>???~~~" || !strings.Contains(e.GetPropertiesJson(), `"note":"ÿþ~~~"`) || e.GetDistinctId() != "u" {
@@ -67,7 +87,7 @@ func TestEveryWireFormStoresTheEventAndAnswersInItsOwnShape(t *testing.T) {
 		}
 		seen[e.GetInsertId()] = true
 	}
-	for i := range 12 {
+	for i := range 24 {
 		if !seen[fmt.Sprintf("w%d", i)] {
 			t.Errorf("event w%d was answered with success but is not stored", i)
 		}
@@ -93,6 +113,23 @@ func TestBadRequestsAreRefusedPreciselyAndStoreNothing(t *testing.T) {
 		{"malformed, not strict", &ingestionv1.IngestRawRequest{Endpoint: imports, Authorization: secret, ContentType: "application/json", Body: []byte("[" + good)}, 200, "0"},
 		{"malformed on /track", &ingestionv1.IngestRawRequest{Endpoint: track, RawQuery: "verbose=1", ContentType: "application/json", Body: []byte("[" + good + "}")}, 200, `"status":0`},
 		{"duplicate key", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/json", Body: []byte(`[{"event":"E","properties":{"a":1,"a":2}}]`)}, 400, "a name is given twice"},
+		{"malformed array has no failed records", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/json", Body: []byte("[" + good + ",{]")}, 400, `"num_records_imported":0,"failed_records":[]}`},
+		{"malformed behind an unreadable event", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/json", Body: []byte(`[{"event":"E","event":"E"},` + good + ",{]")}, 400, `"num_records_imported":0,"failed_records":[]}`},
+		{"endless array behind an unreadable event", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/json", Body: []byte(`[{"event":"E","event":"E"},` + good)}, 400, `"num_records_imported":0,"failed_records":[]}`},
+		{"2001 events behind an unreadable one", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/json", Body: []byte(`[{"event":"E","event":"E"},` + many[1:])}, 413, "max limit of 2000 records"},
+		{"trailing data behind an unreadable event", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/json", Body: []byte(`[{"event":"E","event":"E"}]` + good)}, 400, "goes on after"},
+		{"a single object with a name given twice", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/json", Body: []byte(`{"event":"E","properties":{"$insert_id":"i9","a":1,"a":2}}`)}, 400, `"failed_records":[{"index":0,"insert_id":"i9","$insert_id":"i9","field":"event","message":"'event' is invalid: a name is given twice in one object"}]`},
+		{"endless array", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/json", Body: []byte("[" + strings.Repeat(good+",", 100))}, 400, "invalid JSON near byte"},
+		{"2001 lines", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/x-ndjson", Body: []byte(strings.Repeat(good+"\n", 2001))}, 413, "max limit of 2000 records"},
+		{"2001 updates", &ingestionv1.IngestRawRequest{Endpoint: engage, ContentType: "application/json", Body: []byte("[" + strings.Repeat("{},", 2000) + "{}]")}, 413, `{"code":413,"error":"request exceeds max limit of 2000 records","status":"Request Entity Too Large"}`},
+		{"bearer token", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: "Bearer abc", ContentType: "application/json", Body: []byte("[" + good + "]")}, 401, `{"code":401,"error":"Invalid credentials","status":"Unauthorized"}`},
+		{"service account without project_id", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: basic("robot", "hush"), ContentType: "application/json", Body: []byte("[" + good + "]")}, 401, `"code":401`},
+		{"service account, wrong project_id in the form", &ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: "application/x-www-form-urlencoded", Authorization: basic("robot", "hush"), Body: form("data", good, "project_id", "99")}, 401, `"code":401`},
+		{"project_id of the form against the query's", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "project_id=1", ContentType: "application/x-www-form-urlencoded", Authorization: basic("robot", "hush"), Body: form("data", good, "project_id", "99")}, 401, `"code":401`},
+		{"a stranger's bomb with project_id in the query", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "project_id=1", ContentType: "application/x-www-form-urlencoded", ContentEncoding: "gzip", Authorization: basic("robot", "wrong"), Body: bomb}, 401, `"code":401`},
+		{"another method", &ingestionv1.IngestRawRequest{Endpoint: track, Method: "PUT", Body: []byte(good)}, 405, `"code":405`},
+		{"deflate", &ingestionv1.IngestRawRequest{Endpoint: track, ContentEncoding: "deflate", Body: []byte("x")}, 415, `{"code":415,"error":"unsupported content encoding: only gzip","status":"Unsupported Media Type"}`},
+		{"oversized on /track", &ingestionv1.IngestRawRequest{Endpoint: track, ContentType: "application/json", Body: []byte("[" + strings.Repeat(" ", 10<<20) + "]")}, 413, `{"code":413,`},
 		{"trailing data", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", Authorization: secret, ContentType: "application/json", Body: []byte("[" + good + "][]")}, 400, "goes on after"},
 		{"no credential", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1", ContentType: "application/json", Body: []byte("[" + good + "]")}, 401, `{"code":401,"error":"Invalid credentials","status":"Unauthorized"}`},
 		{"wrong secret", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "strict=1&project_id=1", Authorization: basic("robot", "wrong"), ContentType: "application/json", Body: []byte("[" + good + "]")}, 401, `"code":401`},
@@ -108,11 +145,15 @@ func TestBadRequestsAreRefusedPreciselyAndStoreNothing(t *testing.T) {
 		{"nothing", &ingestionv1.IngestRawRequest{Endpoint: track, RawQuery: "verbose=1"}, 200, `{"error":"no data","status":0}`},
 		{"callback with markup", &ingestionv1.IngestRawRequest{Endpoint: track, Method: "GET", RawQuery: "callback=%3Cscript%3E&data=e30"}, 200, "0"},
 	} {
-		r := h.raw(c.req)
-		if r.GetStatus() != c.code || !strings.Contains(string(r.GetBody()), c.want) {
-			t.Errorf("%s: answered %d %s, want %d …%s…", c.name, r.GetStatus(), r.GetBody(), c.code, c.want)
-		}
+		t.Run(c.name, func(t *testing.T) {
+			h.t = t
+			r := h.raw(c.req)
+			if r.GetStatus() != c.code || !strings.Contains(string(r.GetBody()), c.want) {
+				t.Errorf("answered %d %s, want %d …%s…", r.GetStatus(), r.GetBody(), c.code, c.want)
+			}
+		})
 	}
+	h.t = t
 	if n := len(h.export(1)); n != 0 {
 		t.Errorf("%d events were stored", n)
 	}

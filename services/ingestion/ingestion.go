@@ -13,6 +13,7 @@ import (
 
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 	registryv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/registry/v1"
+	"github.com/cohortbridge/cohortbridge/platform/inflight"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/feed"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/identity"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ingest"
@@ -128,7 +129,10 @@ func New(ctx context.Context, cfg Config, reg Registry, opts ...Option) (_ *Serv
 	s.pipeline = ingest.NewPipeline(ingest.PipelineConfig{GroupWait: cfg.GroupWait, MaxGroup: cfg.MaxGroup, QueueDepth: cfg.QueueDepth}, s.warehouse, resolver, rules, systems.Of)
 	feeder := feed.New(s.ledger, s.warehouse)
 	limits := wire.Limits{Body: cfg.MaxBodyBytes, Decompressed: cfg.MaxDecompressedBytes}
-	s.ingestion = &server.Ingestion{Ingester: ingest.NewIngester(cached, s.pipeline, s.ledger, resolver, systems, limits, o.now), Registry: cached}
+	s.ingestion = &server.Ingestion{Registry: cached, Ingester: ingest.NewIngester(&ingest.Deps{
+		Registry: cached, Pipeline: s.pipeline, Ledger: s.ledger, Resolver: resolver, Systems: systems, Limits: limits, Now: o.now,
+		Gate: inflight.New(cfg.MaxConcurrent, cfg.MaxInFlightBytes), Rate: ingest.NewRate(cfg.ProjectEventsPerMinute, cfg.ProjectBytesPerMinute, o.now),
+	})}
 	s.evaluation = &server.Evaluation{Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder}
 	s.data = &server.Data{Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder, Pipeline: s.pipeline}
 	//nolint:contextcheck // as the pipeline

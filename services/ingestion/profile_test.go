@@ -28,7 +28,8 @@ func (h *harness) profile(projectID int64, id string) map[string]any {
 func TestProfileOperations(t *testing.T) {
 	type list = []any
 	seen := start.Format("2006-01-02T15:04:05")
-	for _, c := range []struct {
+	h := newHarness(t)
+	for i, c := range []struct {
 		name string
 		ops  []props
 		want map[string]any
@@ -43,16 +44,35 @@ func TestProfileOperations(t *testing.T) {
 		{"$delete excludes all others", []props{{"$set": props{"a": 1}}, {"$delete": "", "$set": props{"a": 2}}}, nil},
 		{"several in one object, in order", []props{{"$set": props{"a": 1, "l": list{"x"}}}, {"$unset": list{"a"}, "$set": props{"b": 1}, "$set_once": props{"a": 9, "b": 9}, "$add": props{"b": 2}, "$append": props{"l": "y"}, "$union": props{"l": list{"z"}}, "$remove": props{"l": "x"}}}, props{"a": 9.0, "b": 3.0, "l": list{"y", "z"}}},
 		{"$remove and $unset make no profile", []props{{"$remove": props{"a": 1}}, {"$unset": list{"a"}}}, nil},
+		{"$union of a bare value makes a list", []props{{"$union": props{"l": "c"}}}, props{"l": list{"c"}}},
+		{"$union compares numbers by value", []props{{"$union": props{"l": list{2, 2.0, "2"}}}}, props{"l": list{2.0, "2"}}},
+		{"$append to an absent property makes a list", []props{{"$append": props{"l": 1}}}, props{"l": list{1.0}}},
+		{"$transactions as Node sends them", []props{{"$append": props{"$transactions": props{"$amount": 5, "$time": "2026-03-31T12:00:00"}}}, {"$set": props{"$transactions": list{}}}}, props{"$transactions": list{}}},
+		{"$unset comes before $set in one object", []props{{"$set": props{"a": 1}}, {"$set": props{"a": 2}, "$unset": list{"a"}}}, props{"a": 2.0}},
+		{"$delete as each client sends it", []props{{"$set": props{"a": 1}}, {"$delete": "null"}, {"$set": props{"a": 1}}, {"$delete": ""}, {"$set": props{"a": 1}}, {"$delete": "u"}}, nil},
+		{"$delete, then a new profile", []props{{"$set": props{"a": 1}}, {"$delete": ""}, {"$set": props{"b": 1}}}, props{"b": 1.0}},
+		{"$set creates", []props{{"$set": props{"a": 1}}}, props{"a": 1.0}},
+		{"$set_once creates", []props{{"$set_once": props{"a": 1}}}, props{"a": 1.0}},
+		{"$add creates", []props{{"$add": props{"a": 1}}}, props{"a": 1.0}},
+		{"$remove does not create", []props{{"$remove": props{"a": 1}}}, nil},
+		{"$unset does not create", []props{{"$unset": list{"a"}}}, nil},
+		{"names are cut to 255 characters", []props{{"$set": props{strings.Repeat("ü", 300): 1}}}, props{strings.Repeat("ü", 255): 1.0}},
+		{"places are not looked up or stored", []props{{"$ip": "203.0.113.9", "$latitude": 52.5, "$longitude": 13.4, "$set": props{"a": 1}}}, props{"a": 1.0}},
+		{"the browser's envelope", []props{{"$device_id": "d", "$user_id": "u", "$had_persisted_distinct_id": true, "$set": props{"a": 1}}}, props{"a": 1.0}},
+		{"$time has no effect", []props{{"$time": 1700000000, "$set": props{"a": 1}}}, props{"a": 1.0}},
+		{"$ignore_alias as text, with another operation", []props{{"$ignore_alias": "true", "$set": props{"a": 1}}, {"$ignore_alias": "false", "$set": props{"b": 1}}}, props{"a": 1.0, "b": 1.0}},
+		{"explicit places are ordinary properties", []props{{"$set": props{"$city": "Ulm", "$region": "BW", "$country_code": "DE", "$timezone": "Europe/Berlin"}}}, props{"$city": "Ulm", "$region": "BW", "$country_code": "DE", "$timezone": "Europe/Berlin"}},
 		{"large integers stay exact", []props{{"$set": props{"a": "9007199254740993"}}}, props{"a": "9007199254740993"}},
 		{"texts are cut to 255 characters", []props{{"$set": props{"a": strings.Repeat("ü", 300)}}}, props{"a": strings.Repeat("ü", 255)}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h := newHarness(t)
+			h.t = t
+			id := fmt.Sprint("u", i)
 			for _, op := range c.ops {
-				op["$distinct_id"] = "u"
+				op["$distinct_id"] = id
 				h.engage(1, op)
 			}
-			got := h.profile(1, "u")
+			got := h.profile(1, id)
 			if c.want != nil {
 				c.want["$last_seen"] = seen
 			}
@@ -140,18 +160,6 @@ func TestAnUpdateWithoutEffectNamesWhatIsWrong(t *testing.T) {
 	r := h.raw(&ingestionv1.IngestRawRequest{Endpoint: engage, RawQuery: "strict=1", ContentType: "application/json", Body: []byte(`{"$token":"tok-1","$distinct_id":"u","$new":1,"$set":{"a":1}}`)})
 	if r.GetStatus() != 200 {
 		t.Errorf("an unknown key beside an operation: %s", r.GetBody())
-	}
-}
-
-func TestGroupsKeepTheirProfilesApartFromUsers(t *testing.T) {
-	h := newHarness(t)
-	r := h.raw(&ingestionv1.IngestRawRequest{Endpoint: groups, ContentType: "application/json", Body: toJSON(t, []props{{"$token": "tok-1", "$group_key": "company", "$group_id": "acme", "$set": props{"size": 5}}})})
-	if string(r.GetBody()) != "1" {
-		t.Errorf("answered %s", r.GetBody())
-	}
-	r = h.raw(&ingestionv1.IngestRawRequest{Endpoint: groups, RawQuery: "verbose=1", ContentType: "application/json", Body: toJSON(t, []props{{"$token": "tok-1", "$distinct_id": "u", "$set": props{"size": 5}}})})
-	if !strings.Contains(string(r.GetBody()), `"status":0`) || h.profile(1, "u") != nil {
-		t.Errorf("a user on /groups: %s", r.GetBody())
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 )
@@ -140,16 +142,14 @@ func profilesCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		var rows []table.Row
-		props := resp.GetProfile().GetProperties().AsMap()
-		for _, k := range slices.Sorted(maps.Keys(props)) {
-			v, err := json.Marshal(props[k])
-			if err != nil {
-				return err
-			}
-			rows = append(rows, table.Row{k, string(v)})
+		return c.printProperties(resp.GetProfile(), resp.GetProfile().GetProperties())
+	})}
+	group := &cobra.Command{Use: "group KEY ID", Short: "Show the profile of a group", Example: "  cohortbridge profiles group company acme", Args: cobra.ExactArgs(2), RunE: run(func(ctx context.Context, c *client, _ *cobra.Command, args []string) error {
+		resp, err := ingestionv1.NewDataServiceClient(c.conn).GetGroupProfile(ctx, &ingestionv1.GetGroupProfileRequest{Parent: c.project, GroupKey: args[0], GroupId: args[1]})
+		if err != nil {
+			return err
 		}
-		return c.print(resp.GetProfile(), table.Row{"Property", "Value"}, rows)
+		return c.printProperties(resp.GetGroupProfile(), resp.GetGroupProfile().GetProperties())
 	})}
 	identity := &cobra.Command{Use: "identity ID", Short: "Show all ids of a user, and why", Args: cobra.ExactArgs(1), RunE: run(func(ctx context.Context, c *client, _ *cobra.Command, args []string) error {
 		resp, err := ingestionv1.NewIdentityServiceClient(c.conn).LookupIdentity(ctx, &ingestionv1.LookupIdentityRequest{Parent: c.project, DistinctId: args[0]})
@@ -169,6 +169,20 @@ func profilesCommand() *cobra.Command {
 		}
 		return c.print(resp, table.Row{"Profiles"}, []table.Row{{resp.GetProfiles()}})
 	})}
-	root.AddCommand(get, identity, rebuild)
+	root.AddCommand(get, group, identity, rebuild)
 	return root
+}
+
+// printProperties prints a profile by its properties.
+func (c *client) printProperties(m proto.Message, s *structpb.Struct) error {
+	props := s.AsMap()
+	rows := make([]table.Row, 0, len(props))
+	for _, k := range slices.Sorted(maps.Keys(props)) {
+		v, err := json.Marshal(props[k])
+		if err != nil {
+			return err
+		}
+		rows = append(rows, table.Row{k, string(v)})
+	}
+	return c.print(m, table.Row{"Property", "Value"}, rows)
 }

@@ -49,6 +49,15 @@ func httpFlags(f *pflag.FlagSet, d *roles.Config) {
 	f.Int64("max-body-bytes", d.MaxBodyBytes, "largest request body as sent")
 }
 
+// ingestFlags bound what senders of events may cost; ingestion and the gateway
+// have the first two each.
+func ingestFlags(f *pflag.FlagSet, d *roles.Config) {
+	f.Int("max-concurrent", d.MaxConcurrent, "requests of event senders that are worked on at one time; more are answered 429")
+	f.Int64("max-in-flight-bytes", d.MaxInFlightBytes, "bytes of their bodies that are worked on at one time; more are answered 429")
+	f.Int64("project-events-per-minute", 0, "events one project may send in a rolling minute; 0 for no limit")
+	f.Int64("project-bytes-per-minute", 0, "bytes of uncompressed JSON one project may send in a rolling minute; 0 for no limit")
+}
+
 // load reads the settings and sets logging and tracing up.
 func load(cmd *cobra.Command, service string) (*roles.Config, func(context.Context) error, error) {
 	cfg := roles.Default()
@@ -111,6 +120,7 @@ func standaloneCommand() *cobra.Command {
 		Example: "  cohortbridge standalone --dev --sandbox-addr 127.0.0.1:8090"}
 	serverFlags(cmd.Flags(), d)
 	httpFlags(cmd.Flags(), d)
+	ingestFlags(cmd.Flags(), d)
 	cmd.Flags().String("sandbox-addr", "", "where a CleverTap sandbox is served; none by default")
 	cmd.Flags().Bool("dev", false, "make the project demo and write dev-credentials.json to the data folder")
 	cmd.RunE = serve("cohortbridge", roles.Standalone)
@@ -136,6 +146,9 @@ the config file; gRPC between them is not encrypted, so keep it on a private net
 		httpFlags(cmd.Flags(), d)
 	} else {
 		serverFlags(cmd.Flags(), d)
+	}
+	if role == "gateway" || role == "ingestion" {
+		ingestFlags(cmd.Flags(), d)
 	}
 	for name, text := range map[string]string{"registry": d.RegistryAddr, "ingestion": d.IngestionAddr, "cohortsync": d.CohortSyncAddr} {
 		if name != role {

@@ -47,6 +47,16 @@ type Config struct {
 
 	// MaxBodyBytes bounds a request body as sent.
 	MaxBodyBytes int64 `koanf:"max_body_bytes"`
+	// MaxConcurrent and MaxInFlightBytes bound the requests of event senders that
+	// the gateway and ingestion each work on at one time, and the bytes of their bodies.
+	MaxConcurrent int `koanf:"max_concurrent"`
+	// MaxInFlightBytes belongs to MaxConcurrent.
+	MaxInFlightBytes int64 `koanf:"max_in_flight_bytes"`
+	// ProjectEventsPerMinute and ProjectBytesPerMinute bound what one project sends
+	// in a rolling minute; 0 is no limit.
+	ProjectEventsPerMinute int64 `koanf:"project_events_per_minute"`
+	// ProjectBytesPerMinute is of uncompressed JSON.
+	ProjectBytesPerMinute int64 `koanf:"project_bytes_per_minute"`
 	// RetryWindow bounds how long a batch is retried within a run.
 	RetryWindow time.Duration `koanf:"retry_window"`
 	// RetryInitial is the first pause between tries.
@@ -58,7 +68,8 @@ func Default() *Config {
 	return &Config{
 		DataDir: "./data", HTTPAddr: "127.0.0.1:8080", GRPCAddr: "127.0.0.1:9090", LogLevel: "info",
 		RegistryAddr: "127.0.0.1:9091", CohortSyncAddr: "127.0.0.1:9092", IngestionAddr: "127.0.0.1:9093",
-		MaxBodyBytes: 16 << 20, RetryWindow: time.Minute, RetryInitial: time.Second,
+		MaxBodyBytes: 16 << 20, MaxConcurrent: 1024, MaxInFlightBytes: 64 << 20,
+		RetryWindow: time.Minute, RetryInitial: time.Second,
 	}
 }
 
@@ -81,6 +92,11 @@ func (c *Config) Validate() error {
 	if c.JaegerURL != "" {
 		if u, err := url.Parse(c.JaegerURL); err != nil || u.Host == "" {
 			return errors.New("jaeger_url: want an absolute URL")
+		}
+	}
+	for key, n := range map[string]int64{"max_concurrent": int64(c.MaxConcurrent), "max_in_flight_bytes": c.MaxInFlightBytes} {
+		if n < 1 {
+			return fmt.Errorf("%s: want a positive number, got %d", key, n)
 		}
 	}
 	if c.RetryInitial <= 0 || c.RetryWindow < c.RetryInitial {

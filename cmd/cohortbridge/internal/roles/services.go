@@ -20,6 +20,8 @@ func openRegistry(ctx context.Context, cfg *Config) (*registry.Service, error) {
 func openIngestion(ctx context.Context, cfg *Config, creds registryv1.CredentialServiceClient) (*ingestion.Service, error) {
 	c := ingestion.Default()
 	c.DataDir = filepath.Join(cfg.DataDir, "ingestion")
+	c.MaxConcurrent, c.MaxInFlightBytes = cfg.MaxConcurrent, cfg.MaxInFlightBytes
+	c.ProjectEventsPerMinute, c.ProjectBytesPerMinute = cfg.ProjectEventsPerMinute, cfg.ProjectBytesPerMinute
 	return ingestion.New(ctx, c, ingestion.FromRegistry(creds))
 }
 

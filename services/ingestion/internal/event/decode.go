@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"strconv"
 	"unicode/utf8"
-	"unsafe"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -13,11 +12,17 @@ import (
 // that one bad text fails one event and not its batch; repeated names are refused.
 var Options = []jsontext.Options{jsontext.AllowInvalidUTF8(true)}
 
+// Lenient also takes repeated names: to look into an event that is refused for them.
+var Lenient = []jsontext.Options{jsontext.AllowInvalidUTF8(true), jsontext.AllowDuplicateNames(true)}
+
 // Decoder reads events of one request. It is not safe for concurrent use.
 type Decoder struct {
-	arena []byte // properties, one object behind the other
-	ids   []byte // ids and markers, unquoted
-	names map[string]string
+	arena    []byte // properties, one object behind the other
+	ids      []byte // ids and markers, unquoted
+	names    map[string]string
+	endpoint []byte // the member every event gets, ready to append; empty for none
+	first    int    // where the properties of the event being read begin
+	cut      bool   // a name of the event being read was cut
 }
 
 // NewDecoder makes a decoder whose arena starts at size bytes.
@@ -26,12 +31,24 @@ func NewDecoder(size int) *Decoder {
 }
 
 // Reset makes the decoder ready for the next request, keeping its memory. No
-// event of the previous request may be in use.
-func (d *Decoder) Reset() {
-	d.arena, d.ids = d.arena[:0], d.ids[:0]
+// event of the previous request may be in use. It returns how much that is, in bytes.
+func (d *Decoder) Reset() (kept int) {
+	d.arena, d.ids, d.endpoint = d.arena[:0], d.ids[:0], d.endpoint[:0]
 	if len(d.names) > 4096 {
 		clear(d.names)
 	}
+	return cap(d.arena) + cap(d.ids)
+}
+
+// SetHost makes every event of the request carry the host it was sent to, as
+// `$mp_api_endpoint`. An empty host or one that is no text is left out.
+func (d *Decoder) SetHost(host string) {
+	if host == "" || !utf8.ValidString(host) {
+		return
+	}
+	d.endpoint = append(d.endpoint[:0], `"$mp_api_endpoint":`...)
+	d.endpoint, _ = jsontext.AppendQuote(d.endpoint, Cut([]byte(host))) // it is valid UTF-8
+	d.endpoint = append(d.endpoint, ',')
 }
 
 // Decode reads the next value of dec into ev. The error is a syntax error, after
@@ -43,15 +60,18 @@ func (d *Decoder) Decode(dec *jsontext.Decoder, ev *Event) (*Failure, error) {
 		}
 		return ev.Invalid("event", "each element must be an object"), nil
 	}
-	start := dec.InputOffset()
 	if _, err := dec.ReadToken(); err != nil {
 		return nil, err
 	}
+	start := dec.InputOffset() - 1 // of the bracket: a comma before it belongs to the batch
 	var fail *Failure
 	for dec.PeekKind() != '}' {
 		name, err := dec.ReadValue()
 		if err != nil {
 			return nil, err
+		}
+		if bytes.IndexByte(name, '\\') >= 0 {
+			name = plain(nil, name)
 		}
 		var f *Failure
 		switch string(name) {
@@ -86,6 +106,7 @@ func (d *Decoder) Decode(dec *jsontext.Decoder, ev *Event) (*Failure, error) {
 	if _, err := dec.ReadToken(); err != nil {
 		return nil, err
 	}
+	ev.Size = int(dec.InputOffset() - start)
 	switch {
 	case fail != nil:
 		fail.InsertID = string(ev.InsertID)
@@ -93,10 +114,36 @@ func (d *Decoder) Decode(dec *jsontext.Decoder, ev *Event) (*Failure, error) {
 		fail = ev.Invalid("event", "missing")
 	case !ev.hasProps:
 		fail = ev.Invalid("properties", "missing")
-	case dec.InputOffset()-start >= MaxBytes:
+	case ev.Size >= MaxBytes:
 		fail = ev.Invalid("event", "an event must be smaller than 1 MB")
+	default:
+		fail = d.finish(ev)
 	}
 	return fail, nil
+}
+
+// finish closes the properties, with those that ingestion adds.
+func (d *Decoder) finish(ev *Event) *Failure {
+	d.arena = append(d.arena, d.endpoint...)
+	d.arena = append(d.arena, `"$mp_event_size":`...)
+	d.arena = append(strconv.AppendInt(d.arena, int64(ev.Size), 10), '}')
+	ev.Props = d.arena[d.first:len(d.arena):len(d.arena)]
+	if d.cut && !jsontext.Value(ev.Props).IsValid(Options...) {
+		return ev.Invalid("properties", "two names are the same in their first 255 characters")
+	}
+	return nil
+}
+
+// plain writes a name that has escapes in its shortest form, so that a name is
+// known however it is spelled.
+func plain(dst, name []byte) []byte {
+	b, err := jsontext.AppendUnquote(nil, name)
+	if err == nil {
+		if q, err := jsontext.AppendQuote(dst, b); err == nil {
+			return q
+		}
+	}
+	return append(dst, name...) // not UTF-8; refused as it is
 }
 
 func (d *Decoder) name(ev *Event, v jsontext.Value) *Failure {
@@ -131,7 +178,7 @@ func (d *Decoder) properties(dec *jsontext.Decoder, ev *Event) (*Failure, error)
 	}
 	var fail *Failure
 	n := 0
-	first := len(d.arena)
+	d.first, d.cut = len(d.arena), false
 	d.arena = append(d.arena, '{')
 	for dec.PeekKind() != '}' {
 		nameStart := len(d.arena)
@@ -140,7 +187,11 @@ func (d *Decoder) properties(dec *jsontext.Decoder, ev *Event) (*Failure, error)
 			return nil, err
 		}
 		// The name is only valid until the next read: keep it where it will stay.
-		d.arena = append(d.arena, name...)
+		if bytes.IndexByte(name, '\\') < 0 {
+			d.arena = append(d.arena, name...)
+		} else {
+			d.arena = plain(d.arena, name)
+		}
 		key := d.arena[nameStart:]
 		val, err := dec.ReadValue()
 		if err != nil {
@@ -163,12 +214,6 @@ func (d *Decoder) properties(dec *jsontext.Decoder, ev *Event) (*Failure, error)
 	if n > MaxProperties && fail == nil {
 		fail = ev.Invalid("properties", "at most 255 properties")
 	}
-	if d.arena[len(d.arena)-1] == ',' {
-		d.arena[len(d.arena)-1] = '}'
-	} else {
-		d.arena = append(d.arena, '}')
-	}
-	ev.Props = d.arena[first:len(d.arena):len(d.arena)]
 	return fail, nil
 }
 
@@ -177,6 +222,7 @@ func (d *Decoder) keep(nameStart int, val jsontext.Value) {
 	if key := d.arena[nameStart:]; len(key)-2 > MaxText {
 		if b, err := jsontext.AppendUnquote(nil, key); err == nil {
 			d.arena, _ = jsontext.AppendQuote(d.arena[:nameStart], Cut(b)) // what was unquoted quotes
+			d.cut = true
 		}
 	}
 	d.arena = append(d.arena, ':')
@@ -198,6 +244,9 @@ func (d *Decoder) property(ev *Event, key []byte, val jsontext.Value) (keep bool
 		return false, nil
 	case `"ip"`: // a place to look up, never stored
 		return false, nil
+	case `"$import"`, `"$mp_api_endpoint"`, `"$mp_api_timestamp_ms"`, `"mp_processing_time_ms"`, `"$mp_event_size"`,
+		`"$distinct_id_before_identity"`, `"$identity_failure_reason"`, `"$failure_reason"`:
+		return false, nil // ingestion writes these; an export that is sent again has old ones
 	case `"distinct_id"`:
 		var ok bool
 		if ev.DistinctID, ok = d.identifier(val); !ok {
@@ -215,6 +264,9 @@ func (d *Decoder) property(ev *Event, key []byte, val jsontext.Value) (keep bool
 			return true, ev.Invalid("properties.$user_id", "must be a string")
 		}
 	case `"time"`:
+		if val.Kind() == 'n' {
+			return false, nil // as if it were absent
+		}
 		ms, ok := ParseTime(val)
 		if !ok {
 			return false, ev.Invalid("properties.time", "must be given in seconds or milliseconds since the epoch")
@@ -251,79 +303,6 @@ func fieldName(key []byte) string {
 	return string(b)
 }
 
-// CheckValue says what is wrong with a property's value, or "".
-func CheckValue(v jsontext.Value) string {
-	switch v.Kind() {
-	case '"':
-		if !utf8.Valid(v) {
-			return "not valid UTF-8"
-		}
-	case '0':
-		return checkNumber(v)
-	case '{', '[':
-		if len(v) > MaxNested {
-			return "a list or object must be at most 8 KB"
-		}
-		if !utf8.Valid(v) {
-			return "not valid UTF-8"
-		}
-		return CheckNested(v, MaxDepth, MaxProperties)
-	default: // true, false, null
-	}
-	return ""
-}
-
-func checkNumber(v []byte) string {
-	if len(v) < 25 && bytes.IndexByte(v, 'e') < 0 && bytes.IndexByte(v, 'E') < 0 {
-		return ""
-	}
-	if _, err := strconv.ParseFloat(string(v), 64); err != nil {
-		return "the number is out of range"
-	}
-	return ""
-}
-
-// CheckNested walks a well-formed object or array and checks its depth, the
-// number of keys and elements, and its numbers. It returns what is wrong, or "".
-func CheckNested(v []byte, maxDepth, maxWidth int) string {
-	var width [8]int
-	depth := 0
-	for i := 0; i < len(v); i++ {
-		switch c := v[i]; c {
-		case '"':
-			for i++; v[i] != '"'; i++ {
-				if v[i] == '\\' {
-					i++
-				}
-			}
-		case '{', '[':
-			if depth++; depth > maxDepth {
-				return "nested deeper than " + strconv.Itoa(maxDepth) + " levels"
-			}
-			width[depth&7] = 1
-		case '}', ']':
-			depth--
-		case ',':
-			if width[depth&7]++; width[depth&7] > maxWidth {
-				return "more than " + strconv.Itoa(maxWidth) + " keys or elements"
-			}
-		case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
-			s := i
-			for i+1 < len(v) && isNumber(v[i+1]) {
-				i++
-			}
-			if why := checkNumber(v[s : i+1]); why != "" {
-				return why
-			}
-		}
-	}
-	return ""
-}
-
-func isNumber(c byte) bool {
-	return c >= '0' && c <= '9' || c == '.' || c == 'e' || c == 'E' || c == '+' || c == '-'
-}
-
 // identifier reads an id: a string, or a number or boolean by its JSON text.
 func (d *Decoder) identifier(v jsontext.Value) ([]byte, bool) {
 	switch v.Kind() {
@@ -356,57 +335,4 @@ func (d *Decoder) copy(b []byte) []byte {
 	start := len(d.ids)
 	d.ids = append(d.ids, b...)
 	return d.ids[start:len(d.ids):len(d.ids)]
-}
-
-// millisFrom is the value from which a number is milliseconds: as seconds it
-// would be the year 2969.
-const millisFrom = 31_536_000_000
-
-// ParseTime reads a time in seconds or milliseconds, with or without a fraction,
-// as a number or a string of one.
-func ParseTime(v jsontext.Value) (ms int64, ok bool) {
-	b := []byte(v)
-	if v.Kind() == '"' {
-		b = b[1 : len(b)-1]
-	} else if v.Kind() != '0' {
-		return 0, false
-	}
-	if len(b) == 0 || len(b) > 32 {
-		return 0, false
-	}
-	if n, err := strconv.ParseInt(unsafeString(b), 10, 64); err == nil {
-		if n < millisFrom && n > -millisFrom {
-			n *= 1000
-		}
-		return n, true
-	}
-	f, err := strconv.ParseFloat(unsafeString(b), 64)
-	if err != nil || f != f || f > 1e15 || f < -1e15 {
-		return 0, false
-	}
-	if f < millisFrom {
-		// Rounded, so that 1700000000.123 is …123 ms and not …122.
-		f *= 1000
-	}
-	if f < 0 {
-		return int64(f - 0.5), true
-	}
-	return int64(f + 0.5), true
-}
-
-func unsafeString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
-
-// Cut shortens text to MaxText characters without splitting one.
-func Cut(b []byte) []byte {
-	if len(b) <= MaxText {
-		return b
-	}
-	n := 0
-	for i := range string(b) {
-		if n == MaxText {
-			return b[:i]
-		}
-		n++
-	}
-	return b
 }

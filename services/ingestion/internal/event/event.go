@@ -76,8 +76,11 @@ type Event struct {
 	Generated bool
 	// Source and PartnerID are the partner markers `$source` and `$partner_id`.
 	Source, PartnerID []byte
-	// Props is the JSON object of the other properties, as text.
+	// Props is the JSON object of the other properties, as text, with those that
+	// ingestion adds.
 	Props []byte
+	// Size is the length of the event's JSON as it was sent, in bytes.
+	Size int
 	// Ignored says the sender set `$ignore`: accept, do not store.
 	Ignored bool
 	// Hash is the dedupe key within (project, day).

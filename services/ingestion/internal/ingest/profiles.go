@@ -23,12 +23,12 @@ import (
 func (in *Ingester) Update(ctx context.Context, p *project.Project, updates []*profile.Update) (applied int, failures []*event.Failure, err error) {
 	ctx, span := tracer.Start(ctx, "ingestion.update_profiles", trace.WithAttributes(attribute.Int("cohortbridge.updates", len(updates))))
 	defer span.End()
-	system, err := in.systems.Freeze(ctx, p)
+	system, err := in.Systems.Freeze(ctx, p)
 	if err != nil {
 		return 0, nil, err
 	}
-	err = in.resolver.Update(ctx, p.ID, system, func(tx ledger.Tx, s *identity.Session) error {
-		b := &profileBatch{tx: tx, ids: s, now: in.now(), rows: map[uint64]*profileRow{}}
+	err = in.Resolver.Update(ctx, p.ID, system, func(tx ledger.Tx, s *identity.Session) error {
+		b := &profileBatch{tx: tx, ids: s, now: in.Now(), rows: map[uint64]*profileRow{}}
 		s.ReadProfiles(b.props)
 		if err := b.load(updates); err != nil {
 			return err
@@ -219,13 +219,19 @@ func (b *profileBatch) group(u *profile.Update) (applied bool, failures []*event
 	if old == nil && !u.Creates() {
 		return true, nil, nil
 	}
-	props, err := profile.Parse(old)
-	if err != nil {
-		return false, nil, err
+	props := profile.Properties{}
+	if old != nil {
+		if props, err = profile.Parse(old.Props); err != nil {
+			return false, nil, err
+		}
 	}
 	changed, failures := u.Apply(props, b.now)
 	if changed {
-		err = b.tx.PutGroup(u.GroupKey, u.GroupID, props.JSON(), b.now)
+		var stored []byte // a group without a property has no profile
+		if len(props) > 0 {
+			stored = props.JSON()
+		}
+		err = b.tx.PutGroup(u.GroupKey, u.GroupID, stored, b.now)
 	}
 	return changed || len(failures) == 0, failures, err
 }

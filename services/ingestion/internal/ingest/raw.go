@@ -3,45 +3,50 @@ package ingest
 import (
 	"bytes"
 	"context"
-	"encoding/base64"
 	"errors"
-	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
 	"github.com/cohortbridge/cohortbridge/platform/fault"
+	"github.com/cohortbridge/cohortbridge/platform/inflight"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/identity"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
-	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/profile"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/wire"
 )
 
-// Ingester takes requests of Mixpanel's wire and typed batches.
-type Ingester struct {
-	registry project.Registry
-	pipeline *Pipeline
-	ledger   ledger.Ledger
-	resolver *identity.Resolver
-	limits   wire.Limits
-	now      project.Clock
-	systems  *Systems
+// Deps are what an Ingester works with.
+type Deps struct {
+	// Registry knows the projects and their credentials.
+	Registry project.Registry
+	// Pipeline stores events; Ledger, Resolver and Systems keep profiles and who is who.
+	Pipeline *Pipeline
+	Ledger   ledger.Ledger
+	Resolver *identity.Resolver
+	Systems  *Systems
+	// Limits bound one request, Gate all that are being worked on, Rate what a
+	// project sends in a minute; the last two may be nil.
+	Limits wire.Limits
+	Gate   *inflight.Gate
+	Rate   *Rate
+	// Now tells the time.
+	Now project.Clock
 }
 
+// Ingester takes requests of Mixpanel's wire and typed batches.
+type Ingester struct{ Deps }
+
 // NewIngester puts the decoders in front of a pipeline.
-func NewIngester(reg project.Registry, p *Pipeline, l ledger.Ledger, r *identity.Resolver, s *Systems, limits wire.Limits, now project.Clock) *Ingester {
-	return &Ingester{registry: reg, pipeline: p, ledger: l, resolver: r, limits: limits, now: now, systems: s}
-}
+func NewIngester(d *Deps) *Ingester { return &Ingester{*d} }
 
 // Systems remembers the identity system in force for each project; it never
 // changes once it is known.
@@ -83,9 +88,8 @@ func (s *Systems) Freeze(ctx context.Context, p *project.Project) (project.Ident
 func (in *Ingester) Raw(ctx context.Context, r *wire.Request) *wire.Response {
 	ctx, span := tracer.Start(ctx, "ingestion.ingest_raw", trace.WithAttributes(attribute.String("cohortbridge.endpoint", r.Endpoint.String()), attribute.Int("cohortbridge.body.bytes", len(r.Body))))
 	defer span.End()
-	defer in.pipeline.Begin()()
 	params := wire.QueryParams(r)
-	resp, err := in.raw(ctx, r, &params)
+	resp, err := in.admitted(ctx, r, &params)
 	if err != nil {
 		resp = in.refuse(ctx, r.Endpoint, &params, err)
 	}
@@ -96,27 +100,47 @@ func (in *Ingester) Raw(ctx context.Context, r *wire.Request) *wire.Response {
 	return resp
 }
 
-func (in *Ingester) raw(ctx context.Context, r *wire.Request, params *wire.Params) (*wire.Response, error) {
+var errBusy = fault.New(fault.Exhausted, "TOO_MANY_REQUESTS", "too many requests are being worked on; retry with exponential backoff").Retry(time.Second)
+
+func (in *Ingester) admitted(ctx context.Context, r *wire.Request, params *wire.Params) (*wire.Response, error) {
+	room, ok := in.Gate.Enter(int64(len(r.Body)))
+	if !ok {
+		return nil, errBusy
+	}
+	defer room.Leave()
+	defer in.Pipeline.Begin()()
 	var proj *project.Project
-	if r.Endpoint == wire.Import {
+	if r.Endpoint == wire.Import && !r.ProjectInForm(params) {
 		var err error
 		// Before anything is decompressed: a stranger costs a look-up, not a body.
 		if proj, err = in.authenticate(ctx, r.Authorization, params.ProjectID); err != nil {
 			return nil, err
 		}
 	}
-	payload, err := wire.Open(r, in.limits)
+	limits := in.Limits
+	limits.Grow = func(n int) error {
+		if !room.Grow(int64(n)) {
+			return errBusy
+		}
+		return nil
+	}
+	payload, err := wire.Open(r, limits)
 	defer payload.Release()
+	asked := params.ProjectID
 	*params = payload.Params
 	if err != nil {
 		return nil, err
 	}
-	switch r.Endpoint {
-	case wire.Track, wire.Import:
-		return in.events(ctx, r, payload, proj)
-	default:
+	switch {
+	case r.Endpoint == wire.Engage || r.Endpoint == wire.Groups:
 		return in.profiles(ctx, r, payload)
+	case r.Endpoint == wire.Import && (proj == nil || params.ProjectID != asked):
+		// The form names the project; it must be the credential's too.
+		if proj, err = in.authenticate(ctx, r.Authorization, params.ProjectID); err != nil {
+			return nil, err
+		}
 	}
+	return in.events(ctx, r, payload, proj)
 }
 
 func (in *Ingester) refuse(ctx context.Context, e wire.Endpoint, p *wire.Params, err error) *wire.Response {
@@ -139,59 +163,40 @@ func (in *Ingester) refuse(ctx context.Context, e wire.Endpoint, p *wire.Params,
 	}
 }
 
-// authenticate reads a Basic credential, in base64 or, as Mixpanel takes it too, literally.
+// authenticate finds the project of an /import.
 func (in *Ingester) authenticate(ctx context.Context, header, projectID string) (*project.Project, error) {
-	scheme, cred, ok := strings.Cut(strings.TrimSpace(header), " ")
-	if !ok || !strings.EqualFold(scheme, "basic") {
+	user, secret, ok := wire.BasicAuth(header)
+	if !ok {
 		return nil, fault.New(fault.Unauthenticated, "CREDENTIAL_MISSING", "a Basic credential is required")
 	}
-	cred = strings.TrimSpace(cred)
-	if b, err := base64.StdEncoding.DecodeString(cred); err == nil && bytes.IndexByte(b, ':') >= 0 {
-		cred = string(b)
-	}
-	user, secret, _ := strings.Cut(cred, ":")
-	if user == "" {
-		return nil, fault.New(fault.Unauthenticated, "CREDENTIAL_MISSING", "a Basic credential is required")
-	}
-	return in.registry.Authenticate(ctx, project.Credential{Username: user, Secret: secret, ProjectID: projectID})
+	return in.Registry.Authenticate(ctx, project.Credential{Username: user, Secret: secret, ProjectID: projectID})
 }
-
-// scratch is the memory one request decodes into.
-type scratch struct {
-	dec    *event.Decoder
-	events []event.Event
-	good   []*event.Event
-}
-
-var scratches = sync.Pool{New: func() any { return &scratch{dec: event.NewDecoder(64 << 10)} }}
 
 func (in *Ingester) events(ctx context.Context, r *wire.Request, payload *wire.Payload, proj *project.Project) (*wire.Response, error) {
 	sc, _ := scratches.Get().(*scratch)
-	defer func() {
-		clear(sc.events)
-		clear(sc.good)
-		sc.events, sc.good = sc.events[:0], sc.good[:0]
-		sc.dec.Reset()
-		scratches.Put(sc)
-	}()
-	rules := event.Rules{Endpoint: event.Track, NowMS: in.now().UnixMilli()}
+	defer sc.give()
+	sc.dec.SetHost(hostname(r.Host))
+	rules := event.Rules{Endpoint: event.Track, NowMS: in.Now().UnixMilli()}
 	if r.Endpoint == wire.Import {
 		rules.Endpoint, rules.Strict = event.Import, payload.Params.Strict
 	} else if payload.Params.IP {
 		rules.HashAddress = r.ClientIP
 	}
 	_, span := tracer.Start(ctx, "ingestion.decode")
-	failures, err := sc.decode(payload)
-	span.SetAttributes(attribute.Int("cohortbridge.events", len(sc.events)), attribute.Int("cohortbridge.json.bytes", len(payload.JSON)), attribute.Int("cohortbridge.events.invalid", len(failures)))
+	err := each(payload, sc)
+	span.SetAttributes(attribute.Int("cohortbridge.events", len(sc.events)), attribute.Int("cohortbridge.json.bytes", len(payload.JSON)), attribute.Int("cohortbridge.events.invalid", len(sc.failures)))
 	span.End()
 	if err != nil {
 		return nil, err
 	}
-	failures, ignored, err := in.finish(ctx, sc, &rules, proj, failures)
+	if err := in.within(ctx, sc, proj, len(payload.JSON)); err != nil {
+		return nil, err
+	}
+	failures, ignored, err := in.finish(ctx, sc, &rules, proj, sc.failures)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := in.pipeline.Submit(ctx, sc.good, r.Endpoint == wire.Import); err != nil {
+	if _, err := in.Pipeline.Submit(ctx, sc.good, r.Endpoint == wire.Import); err != nil {
 		return nil, err
 	}
 	accepted := len(sc.good) + ignored
@@ -206,85 +211,16 @@ func (in *Ingester) events(ctx context.Context, r *wire.Request, payload *wire.P
 	return wire.Simple(&payload.Params, accepted > 0 || len(failures) == 0, text), nil
 }
 
+// hostname is a Host header without the port.
+func hostname(host string) string {
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		return h
+	}
+	return host
+}
+
 func byIndex(failures []*event.Failure) {
 	slices.SortStableFunc(failures, func(a, b *event.Failure) int { return a.Index - b.Index })
-}
-
-// decode reads all events of a payload into sc.events, but for those that failed.
-func (sc *scratch) decode(payload *wire.Payload) ([]*event.Failure, error) {
-	var failures []*event.Failure
-	err := each(payload, func(dec *jsontext.Decoder, i int) error {
-		sc.events = append(sc.events, event.Event{})
-		ev := &sc.events[len(sc.events)-1]
-		ev.Reset(i)
-		f, err := sc.dec.Decode(dec, ev)
-		if f != nil {
-			failures = append(failures, f)
-			sc.events = sc.events[:len(sc.events)-1]
-		}
-		return err
-	}, func(i int) {
-		// The line's syntax is broken: what was read of it is dropped.
-		if n := len(sc.events); n > 0 && sc.events[n-1].Index == i {
-			sc.events = sc.events[:n-1]
-		}
-		failures = append(failures, &event.Failure{Index: i, Field: "event", Message: "'event' is invalid: not valid JSON"})
-	})
-	return failures, err
-}
-
-// each calls one for every element of a payload, with its position. A broken
-// line of NDJSON calls broken and goes on; other broken JSON is a refusal.
-func each(payload *wire.Payload, one func(*jsontext.Decoder, int) error, broken func(int)) error {
-	if payload.Lines {
-		i := 0
-		for line := range bytes.Lines(payload.JSON) {
-			line = bytes.TrimSpace(line)
-			if len(line) == 0 {
-				continue
-			}
-			if i == event.MaxBatch {
-				return wire.TooMany(event.MaxBatch)
-			}
-			dec := jsontext.NewDecoder(bytes.NewBuffer(line), event.Options...)
-			if err := one(dec, i); err != nil {
-				broken(i)
-			} else if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
-				broken(i)
-			}
-			i++
-		}
-		return nil
-	}
-	dec := jsontext.NewDecoder(bytes.NewBuffer(payload.JSON), event.Options...)
-	if dec.PeekKind() != '[' {
-		if err := one(dec, 0); err != nil {
-			return syntax(dec, err)
-		}
-	} else {
-		if _, err := dec.ReadToken(); err != nil {
-			return syntax(dec, err)
-		}
-		for i := 0; dec.PeekKind() != ']'; i++ {
-			if i == event.MaxBatch {
-				return wire.TooMany(event.MaxBatch)
-			}
-			if err := one(dec, i); err != nil {
-				return syntax(dec, err)
-			}
-		}
-		if _, err := dec.ReadToken(); err != nil {
-			return syntax(dec, err)
-		}
-	}
-	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return wire.Invalid("the body goes on after its JSON value")
-	}
-	return nil
-}
-
-func syntax(dec *jsontext.Decoder, err error) error {
-	return wire.InvalidJSON(dec.InputOffset(), errors.Is(err, jsontext.ErrDuplicateName))
 }
 
 // finish gives events their project and applies the rules. Events that pass are
@@ -294,7 +230,7 @@ func (in *Ingester) finish(ctx context.Context, sc *scratch, rules *event.Rules,
 	var token []byte // of proj, when it was found by token
 	byToken := proj == nil
 	if !byToken {
-		if system, err = in.systems.Freeze(ctx, proj); err != nil {
+		if system, err = in.Systems.Freeze(ctx, proj); err != nil {
 			return nil, 0, err
 		}
 	}
@@ -305,7 +241,7 @@ func (in *Ingester) finish(ctx context.Context, sc *scratch, rules *event.Rules,
 				failures = append(failures, ev.Invalid("properties.token", "missing"))
 				continue
 			}
-			p, err := in.registry.ByToken(ctx, string(ev.Token))
+			p, err := in.Registry.ByToken(ctx, string(ev.Token))
 			if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Invalid) {
 				failures = append(failures, ev.Invalid("properties.token", "no such project"))
 				continue
@@ -313,7 +249,7 @@ func (in *Ingester) finish(ctx context.Context, sc *scratch, rules *event.Rules,
 			if err != nil {
 				return nil, 0, err
 			}
-			if system, err = in.systems.Freeze(ctx, p); err != nil {
+			if system, err = in.Systems.Freeze(ctx, p); err != nil {
 				return nil, 0, err
 			}
 			proj, token = p, ev.Token
@@ -340,18 +276,25 @@ func (in *Ingester) finish(ctx context.Context, sc *scratch, rules *event.Rules,
 // Import takes typed events: the same JSON and rules as a strict /import, but
 // `$insert_id` may be missing. isJSON is an array of event objects.
 func (in *Ingester) Import(ctx context.Context, proj *project.Project, json []byte) (Result, []*event.Failure, error) {
-	defer in.pipeline.Begin()()
+	room, ok := in.Gate.Enter(int64(len(json)))
+	if !ok {
+		return Result{}, nil, errBusy
+	}
+	defer room.Leave()
+	defer in.Pipeline.Begin()()
 	sc := &scratch{dec: event.NewDecoder(len(json))}
-	failures, err := sc.decode(&wire.Payload{JSON: json})
-	if err != nil {
+	if err := each(&wire.Payload{JSON: json}, sc); err != nil {
 		return Result{}, nil, asFault(err)
 	}
-	rules := event.Rules{Endpoint: event.Import, NowMS: in.now().UnixMilli()}
-	failures, _, err = in.finish(ctx, sc, &rules, proj, failures)
+	if err := in.within(ctx, sc, proj, len(json)); err != nil {
+		return Result{}, nil, err
+	}
+	rules := event.Rules{Endpoint: event.Import, NowMS: in.Now().UnixMilli()}
+	failures, _, err := in.finish(ctx, sc, &rules, proj, sc.failures)
 	if err != nil {
 		return Result{}, nil, err
 	}
-	res, err := in.pipeline.Submit(ctx, sc.good, true)
+	res, err := in.Pipeline.Submit(ctx, sc.good, true)
 	return res, failures, err
 }
 
@@ -363,68 +306,4 @@ func asFault(err error) error {
 		return fault.New(fault.Invalid, "INVALID_JSON", "%s", r.Text)
 	}
 	return err
-}
-
-func noToken(index int) *event.Failure {
-	return &event.Failure{Index: index, Field: "$token", Message: "'$token' is invalid: missing"}
-}
-
-func (in *Ingester) profiles(ctx context.Context, r *wire.Request, payload *wire.Payload) (*wire.Response, error) {
-	var updates []*profile.Update
-	var failures []*event.Failure
-	err := each(payload, func(dec *jsontext.Decoder, i int) error {
-		u := &profile.Update{Index: i}
-		f, err := profile.Decode(dec, u)
-		switch {
-		case err == nil && r.Endpoint == wire.Groups && (u.GroupKey == "" || u.GroupID == "") && (f == nil || f.Field == "$distinct_id"):
-			failures = append(failures, &event.Failure{Index: i, Field: "$group_key", Message: "'$group_key' is invalid: $group_key and $group_id are required"})
-		case f != nil && u.Token == "" && u.Empty() && u.DistinctID != "":
-			failures = append(failures, noToken(i))
-		case f != nil:
-			failures = append(failures, f)
-		case err == nil:
-			updates = append(updates, u)
-		}
-		return err
-	}, func(i int) {
-		if n := len(updates); n > 0 && updates[n-1].Index == i {
-			updates = updates[:n-1]
-		}
-		failures = append(failures, &event.Failure{Index: i, Field: "$", Message: "'$' is invalid: not valid JSON"})
-	})
-	if err != nil {
-		return nil, err
-	}
-	// Updates of one project stay in order; projects are independent of each other.
-	var order []*project.Project
-	byProject := map[*project.Project][]*profile.Update{}
-	for _, u := range updates {
-		if u.Token == "" {
-			failures = append(failures, noToken(u.Index))
-			continue
-		}
-		p, err := in.registry.ByToken(ctx, u.Token)
-		if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Invalid) {
-			failures = append(failures, &event.Failure{Index: u.Index, Field: "$token", Message: "'$token' is invalid: no such project"})
-			continue
-		}
-		if err != nil {
-			return nil, err
-		}
-		if byProject[p] == nil {
-			order = append(order, p)
-		}
-		byProject[p] = append(byProject[p], u)
-	}
-	applied := 0
-	for _, p := range order {
-		n, f, err := in.Update(ctx, p, byProject[p])
-		if err != nil {
-			return nil, err
-		}
-		applied += n
-		failures = append(failures, f...)
-	}
-	byIndex(failures)
-	return wire.Updated(&payload.Params, applied, failures), nil
 }

@@ -99,6 +99,16 @@ type Member struct {
 	Updated time.Time
 }
 
+// Group is a group's profile.
+type Group struct {
+	// Key is the kind of group, ID which one.
+	Key, ID string
+	// Props is the JSON object of the properties.
+	Props []byte
+	// Updated is when it last changed.
+	Updated time.Time
+}
+
 // Waiting is a user whose partner property holds a value of another user.
 type Waiting struct {
 	// UserNo and Property are the user's.
@@ -186,8 +196,11 @@ type Ledger interface {
 	Seq(ctx context.Context, projectID int64) (uint64, error)
 	// State returns a project's counters; zero for an unknown project.
 	State(ctx context.Context, projectID int64) (State, error)
-	// Group returns a group profile's JSON, nil when there is none.
-	Group(ctx context.Context, projectID int64, key, id string) ([]byte, error)
+	// Groups pages through group profiles after (key, id), ascending by both; only
+	// those of one key when only is not empty.
+	Groups(ctx context.Context, projectID int64, only, afterKey, afterID string, limit int) ([]Group, error)
+	// Group returns a group's profile, nil when there is none.
+	Group(ctx context.Context, projectID int64, key, id string) (*Group, error)
 	// Close releases the store.
 	Close() error
 }
@@ -250,7 +263,7 @@ type Tx interface {
 	Waiting(value string) ([]Waiting, error)
 	// Warn counts a warning.
 	Warn(kind string, at time.Time) error
-	// Group and PutGroup read and write a group profile; nil deletes it.
-	Group(key, id string) ([]byte, error)
+	// Group and PutGroup read and write a group profile; nil props delete it.
+	Group(key, id string) (*Group, error)
 	PutGroup(key, id string, props []byte, at time.Time) error
 }

@@ -22,10 +22,10 @@ func Decode(dec *jsontext.Decoder, u *Update) (*event.Failure, error) {
 		}
 		return u.fail("$", "each element must be an object"), nil
 	}
-	start := dec.InputOffset()
 	if _, err := dec.ReadToken(); err != nil {
 		return nil, err
 	}
+	start := dec.InputOffset() - 1 // of the bracket: a comma before it belongs to the batch
 	var fail *event.Failure
 	var suspect string // the first key that is neither an operation with something to do nor known
 	for dec.PeekKind() != '}' {
@@ -61,7 +61,11 @@ func Decode(dec *jsontext.Decoder, u *Update) (*event.Failure, error) {
 }
 
 // attributes are the keys of an update that are no operations.
-var attributes = []string{"$token", "$distinct_id", "$group_key", "$group_id", "$ignore_time", "$ignore_alias", "$ip", "$time", "$device_id"}
+var attributes = []string{
+	"$token", "$distinct_id", "$group_key", "$group_id", "$ignore_time", "$ignore_alias", "$time",
+	"$ip", "$latitude", "$longitude", // a place to look up, which is not done: nothing of it is stored
+	"$device_id", "$user_id", "$had_persisted_distinct_id", // the browser's hints: it is events that link
+}
 
 // operations are the keys that change a profile.
 var operations = []string{"$set", "$set_once", "$add", "$append", "$union", "$remove", "$unset", "$delete"}
@@ -111,7 +115,7 @@ func (u *Update) member(name string, v jsontext.Value) *event.Failure {
 	case "$unset":
 		return u.names(v)
 	}
-	return nil // $ip, $time, $device_id … and what later versions may add
+	return nil // the other attributes, and what later versions may add
 }
 
 func (u *Update) id(dst *string, field string, v jsontext.Value) *event.Failure {

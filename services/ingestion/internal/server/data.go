@@ -202,6 +202,61 @@ func (s *Data) ListProfiles(ctx context.Context, req *ingestionv1.ListProfilesRe
 	return out, nil
 }
 
+// GetGroupProfile returns the profile of a group.
+func (s *Data) GetGroupProfile(ctx context.Context, req *ingestionv1.GetGroupProfileRequest) (*ingestionv1.GetGroupProfileResponse, error) {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	g, err := s.Ledger.Group(ctx, id, req.GetGroupKey(), req.GetGroupId())
+	if err != nil {
+		return nil, err
+	}
+	if g == nil {
+		return nil, fault.New(fault.NotFound, "GROUP_PROFILE_NOT_FOUND", "no group has this group_key and group_id")
+	}
+	m, err := groupMessage(g)
+	return &ingestionv1.GetGroupProfileResponse{GroupProfile: m}, err
+}
+
+func groupMessage(g *ledger.Group) (*ingestionv1.GroupProfile, error) {
+	props := &structpb.Struct{}
+	if err := props.UnmarshalJSON(g.Props); err != nil {
+		return nil, err
+	}
+	return &ingestionv1.GroupProfile{GroupKey: g.Key, GroupId: g.ID, Properties: props, UpdateTime: timestamppb.New(g.Updated)}, nil
+}
+
+// ListGroupProfiles pages through group profiles by key and id.
+func (s *Data) ListGroupProfiles(ctx context.Context, req *ingestionv1.ListGroupProfilesRequest) (*ingestionv1.ListGroupProfilesResponse, error) {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	key, group, err := resource.PairToken(req.GetPageToken())
+	if err != nil {
+		return nil, err
+	}
+	size := resource.PageSize(req.GetPageSize(), 100, 1000)
+	list, err := s.Ledger.Groups(ctx, id, req.GetGroupKey(), key, group, size+1)
+	if err != nil {
+		return nil, err
+	}
+	out := &ingestionv1.ListGroupProfilesResponse{}
+	if len(list) > size {
+		list = list[:size]
+		out.NextPageToken = resource.NextPair(list[size-1].Key, list[size-1].ID)
+	}
+	for i := range list {
+		m, err := groupMessage(&list[i])
+		if err != nil {
+			return nil, err
+		}
+		out.GroupProfiles = append(out.GroupProfiles, m)
+	}
+	return out, nil
+}
+
 // ListWarnings returns a project's warnings by kind.
 func (s *Data) ListWarnings(ctx context.Context, req *ingestionv1.ListWarningsRequest) (*ingestionv1.ListWarningsResponse, error) {
 	id, err := projectID(req.GetParent())

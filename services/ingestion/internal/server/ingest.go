@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
+	"github.com/cohortbridge/cohortbridge/platform/fault"
 	"github.com/cohortbridge/cohortbridge/platform/resource"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ingest"
@@ -33,6 +34,24 @@ func (s *Ingestion) IngestRaw(ctx context.Context, req *ingestionv1.IngestRawReq
 		RawQuery: req.GetRawQuery(), ClientIP: req.GetClientIp(), Host: req.GetHost(), Body: req.GetBody(),
 	})
 	return &ingestionv1.IngestRawResponse{Status: int32(r.Status), ContentType: r.ContentType, Headers: r.Headers, Body: r.Body}, nil //nolint:gosec // an HTTP status
+}
+
+// ValidateProjectCredentials checks a project token, and the project secret when there is one.
+func (s *Ingestion) ValidateProjectCredentials(ctx context.Context, req *ingestionv1.ValidateProjectCredentialsRequest) (*ingestionv1.ValidateProjectCredentialsResponse, error) {
+	wrong := fault.New(fault.Unauthenticated, "WRONG_CREDENTIAL", "Invalid credentials")
+	p, err := s.Registry.ByToken(ctx, req.GetProjectToken())
+	if secret := req.GetApiSecret(); err == nil && secret != "" {
+		var of *project.Project
+		of, err = s.Registry.Authenticate(ctx, project.Credential{Username: secret})
+		// A token passes for a Basic user as well, but it is no secret.
+		if err == nil && (of.ID != p.ID || secret == p.Token) {
+			return nil, wrong
+		}
+	}
+	if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Unauthenticated) || fault.Is(err, fault.Denied) {
+		err = wrong.Wrap(err)
+	}
+	return &ingestionv1.ValidateProjectCredentialsResponse{}, err
 }
 
 func (s *Ingestion) project(ctx context.Context, parent string) (*project.Project, error) {

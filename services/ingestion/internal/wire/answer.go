@@ -116,6 +116,8 @@ func Simple(p *Params, ok bool, text string) *Response {
 // that were not.
 func Imported(p *Params, imported int, failures []*event.Failure) *Response {
 	switch {
+	case !p.StrictSet && p.Verbose && imported == 0 && len(failures) > 0:
+		return &Response{Status: 200, ContentType: jsonType, Body: encode(map[string]any{"code": 200, "error": failures[0].Message, "num_records_imported": 0, "status": 0})}
 	case !p.StrictSet && p.Verbose:
 		return &Response{Status: 200, ContentType: jsonType, Body: fmt.Appendf(nil, `{"code":200,"error":null,"num_records_imported":%d,"status":1}`, imported)}
 	case !p.StrictSet:

@@ -58,6 +58,9 @@ type Limits struct {
 	Body int
 	// Decompressed is the greatest size after decompression, in bytes.
 	Decompressed int
+	// Grow is asked before a body grows by n bytes in memory; its error ends the
+	// request. Nil always agrees.
+	Grow func(n int) error
 }
 
 // Params are the parameters of a request, from its query and its form body.
@@ -115,8 +118,39 @@ func QueryParams(r *Request) (p Params) {
 	return p
 }
 
+// ProjectInForm reports whether the project of an /import can only be told after
+// opening: a service account, which needs a project_id, without one in the query,
+// and a body that may be a form.
+func (r *Request) ProjectInForm(query *Params) bool {
+	if query.ProjectID != "" || r.Method != http.MethodPost || len(r.Body) == 0 {
+		return false
+	}
+	switch ct, _, _ := mime.ParseMediaType(r.ContentType); ct {
+	case "application/json", "application/x-ndjson", "application/ndjson":
+		return false
+	}
+	_, secret, ok := BasicAuth(r.Authorization)
+	return ok && secret != ""
+}
+
+// BasicAuth reads a Basic credential, in base64 or, as Mixpanel takes it too,
+// literally (https://developer.mixpanel.com/reference/service-accounts).
+func BasicAuth(header string) (user, secret string, ok bool) {
+	scheme, cred, found := strings.Cut(strings.TrimSpace(header), " ")
+	if !found || !strings.EqualFold(scheme, "basic") {
+		return "", "", false
+	}
+	cred = strings.TrimSpace(cred)
+	if b, err := base64.StdEncoding.DecodeString(cred); err == nil && bytes.IndexByte(b, ':') >= 0 {
+		cred = string(b)
+	}
+	user, secret, _ = strings.Cut(cred, ":")
+	return user, secret, user != ""
+}
+
 // Open decompresses a request and finds its parameters and data. Params of the
-// payload are good even when it is refused. The error is a *Refusal.
+// payload are good even when it is refused. The error is a *Refusal, or what
+// Grow answered.
 func Open(r *Request, lim Limits) (*Payload, error) {
 	p := &Payload{}
 	query, _ := url.ParseQuery(r.RawQuery) // what can be read counts
@@ -133,7 +167,7 @@ func Open(r *Request, lim Limits) (*Payload, error) {
 	case "gzip":
 		if len(body) > 0 {
 			var err error
-			if body, err = p.inflate(body, lim.Decompressed); err != nil {
+			if body, err = p.inflate(body, &lim); err != nil {
 				return p, err
 			}
 		}
@@ -244,7 +278,10 @@ func validCallback(s string) bool {
 	return true
 }
 
-func (p *Payload) inflate(body []byte, limit int) ([]byte, error) {
+// maxRatio is how much deflate can shrink: what is announced beyond is a lie.
+const maxRatio = 1032
+
+func (p *Payload) inflate(body []byte, lim *Limits) ([]byte, error) {
 	zr, ok := readers.Get().(*gzip.Reader)
 	var err error
 	if ok {
@@ -258,19 +295,39 @@ func (p *Payload) inflate(body []byte, limit int) ([]byte, error) {
 	defer readers.Put(zr)
 	p.buf, _ = buffers.Get().(*bytes.Buffer)
 	p.buf.Reset()
-	// The trailer's size is a hint only: it may lie, so it is believed up to the limit.
+	// The trailer's size is a hint: it may lie, and tells the last member's only.
+	announced := 0
 	if n := len(body); n > 18 {
-		p.buf.Grow(min(int(binary.LittleEndian.Uint32(body[n-4:]))+bytes.MinRead, limit+bytes.MinRead))
+		announced = min(int(binary.LittleEndian.Uint32(body[n-4:])), lim.Decompressed, n*maxRatio)
 	}
-	// One byte more than allowed tells "just fits" from "goes on": a bomb costs the limit, not its size.
-	n, err := io.Copy(p.buf, io.LimitReader(zr, int64(limit)+1))
+	if err := lim.grow(announced); err != nil {
+		return nil, err
+	}
+	p.buf.Grow(announced + bytes.MinRead)
+	// One byte more than announced tells "just fits" from "goes on": a bomb costs the limit, not its size.
+	n, err := io.Copy(p.buf, io.LimitReader(zr, int64(announced)+1))
+	if err == nil && n > int64(announced) && announced < lim.Decompressed {
+		if err := lim.grow(lim.Decompressed - announced); err != nil {
+			return nil, err
+		}
+		var more int64
+		more, err = io.Copy(p.buf, io.LimitReader(zr, int64(lim.Decompressed-announced)))
+		n += more
+	}
 	switch {
-	case n > int64(limit):
-		return nil, tooLarge(limit)
+	case n > int64(lim.Decompressed):
+		return nil, tooLarge(lim.Decompressed)
 	case errors.Is(err, io.ErrUnexpectedEOF):
 		return nil, &Refusal{http.StatusBadRequest, "the gzip body is cut off"}
 	case err != nil:
 		return nil, &Refusal{http.StatusBadRequest, "the body is not valid gzip"}
 	}
 	return p.buf.Bytes(), nil
+}
+
+func (l *Limits) grow(n int) error {
+	if l.Grow == nil {
+		return nil
+	}
+	return l.Grow(n)
 }

@@ -280,6 +280,98 @@ func (x *IngestRawResponse) GetBody() []byte {
 	return nil
 }
 
+// ValidateProjectCredentialsRequest is what a sender was configured with.
+type ValidateProjectCredentialsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Project token.
+	ProjectToken string `protobuf:"bytes,1,opt,name=project_token,json=projectToken,proto3" json:"project_token,omitempty"`
+	// Project secret; empty to check the token alone.
+	ApiSecret     string `protobuf:"bytes,2,opt,name=api_secret,json=apiSecret,proto3" json:"api_secret,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ValidateProjectCredentialsRequest) Reset() {
+	*x = ValidateProjectCredentialsRequest{}
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ValidateProjectCredentialsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ValidateProjectCredentialsRequest) ProtoMessage() {}
+
+func (x *ValidateProjectCredentialsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ValidateProjectCredentialsRequest.ProtoReflect.Descriptor instead.
+func (*ValidateProjectCredentialsRequest) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ValidateProjectCredentialsRequest) GetProjectToken() string {
+	if x != nil {
+		return x.ProjectToken
+	}
+	return ""
+}
+
+func (x *ValidateProjectCredentialsRequest) GetApiSecret() string {
+	if x != nil {
+		return x.ApiSecret
+	}
+	return ""
+}
+
+// ValidateProjectCredentialsResponse is empty: they are good.
+type ValidateProjectCredentialsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ValidateProjectCredentialsResponse) Reset() {
+	*x = ValidateProjectCredentialsResponse{}
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ValidateProjectCredentialsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ValidateProjectCredentialsResponse) ProtoMessage() {}
+
+func (x *ValidateProjectCredentialsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ValidateProjectCredentialsResponse.ProtoReflect.Descriptor instead.
+func (*ValidateProjectCredentialsResponse) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{3}
+}
+
 // Event is something a user did.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -303,7 +395,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[2]
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -315,7 +407,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[2]
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -328,7 +420,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{2}
+	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Event) GetEvent() string {
@@ -393,7 +485,7 @@ type ImportEventsRequest struct {
 
 func (x *ImportEventsRequest) Reset() {
 	*x = ImportEventsRequest{}
-	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[3]
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -405,7 +497,7 @@ func (x *ImportEventsRequest) String() string {
 func (*ImportEventsRequest) ProtoMessage() {}
 
 func (x *ImportEventsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[3]
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -418,7 +510,7 @@ func (x *ImportEventsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportEventsRequest.ProtoReflect.Descriptor instead.
 func (*ImportEventsRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{3}
+	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ImportEventsRequest) GetParent() string {
@@ -450,7 +542,7 @@ type ImportEventsResponse struct {
 
 func (x *ImportEventsResponse) Reset() {
 	*x = ImportEventsResponse{}
-	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[4]
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -462,7 +554,7 @@ func (x *ImportEventsResponse) String() string {
 func (*ImportEventsResponse) ProtoMessage() {}
 
 func (x *ImportEventsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[4]
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -475,7 +567,7 @@ func (x *ImportEventsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportEventsResponse.ProtoReflect.Descriptor instead.
 func (*ImportEventsResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{4}
+	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ImportEventsResponse) GetImported() int32 {
@@ -514,7 +606,7 @@ type FailedRecord struct {
 
 func (x *FailedRecord) Reset() {
 	*x = FailedRecord{}
-	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[5]
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +618,7 @@ func (x *FailedRecord) String() string {
 func (*FailedRecord) ProtoMessage() {}
 
 func (x *FailedRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[5]
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +631,7 @@ func (x *FailedRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedRecord.ProtoReflect.Descriptor instead.
 func (*FailedRecord) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{5}
+	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *FailedRecord) GetIndex() int32 {
@@ -593,7 +685,7 @@ type ProfileUpdate struct {
 
 func (x *ProfileUpdate) Reset() {
 	*x = ProfileUpdate{}
-	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[6]
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -605,7 +697,7 @@ func (x *ProfileUpdate) String() string {
 func (*ProfileUpdate) ProtoMessage() {}
 
 func (x *ProfileUpdate) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[6]
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -618,7 +710,7 @@ func (x *ProfileUpdate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProfileUpdate.ProtoReflect.Descriptor instead.
 func (*ProfileUpdate) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{6}
+	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ProfileUpdate) GetDistinctId() string {
@@ -704,7 +796,7 @@ type UpdateProfilesRequest struct {
 
 func (x *UpdateProfilesRequest) Reset() {
 	*x = UpdateProfilesRequest{}
-	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[7]
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -716,7 +808,7 @@ func (x *UpdateProfilesRequest) String() string {
 func (*UpdateProfilesRequest) ProtoMessage() {}
 
 func (x *UpdateProfilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[7]
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -729,7 +821,7 @@ func (x *UpdateProfilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProfilesRequest.ProtoReflect.Descriptor instead.
 func (*UpdateProfilesRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{7}
+	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *UpdateProfilesRequest) GetParent() string {
@@ -759,7 +851,7 @@ type UpdateProfilesResponse struct {
 
 func (x *UpdateProfilesResponse) Reset() {
 	*x = UpdateProfilesResponse{}
-	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[8]
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -771,7 +863,7 @@ func (x *UpdateProfilesResponse) String() string {
 func (*UpdateProfilesResponse) ProtoMessage() {}
 
 func (x *UpdateProfilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[8]
+	mi := &file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -784,7 +876,7 @@ func (x *UpdateProfilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateProfilesResponse.ProtoReflect.Descriptor instead.
 func (*UpdateProfilesResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{8}
+	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UpdateProfilesResponse) GetApplied() int32 {
@@ -830,7 +922,12 @@ const file_cohortbridge_ingestion_v1_ingestion_proto_rawDesc = "" +
 	"\x04body\x18\x04 \x01(\fR\x04body\x1a:\n" +
 	"\fHeadersEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xef\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x83\x01\n" +
+	"!ValidateProjectCredentialsRequest\x122\n" +
+	"\rproject_token\x18\x01 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x01\x18\xc8\x01R\fprojectToken\x12*\n" +
+	"\n" +
+	"api_secret\x18\x02 \x01(\tB\v\xbaH\x05r\x03\x18\xc8\x01\x80\x01\x01R\tapiSecret\"$\n" +
+	"\"ValidateProjectCredentialsResponse\"\xef\x02\n" +
 	"\x05Event\x12 \n" +
 	"\x05event\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x05event\x129\n" +
@@ -877,9 +974,10 @@ const file_cohortbridge_ingestion_v1_ingestion_proto_rawDesc = "" +
 	"\aupdates\x18\x02 \x03(\v2(.cohortbridge.ingestion.v1.ProfileUpdateB\v\xbaH\b\x92\x01\x05\b\x01\x10\xd0\x0fR\aupdates\"\x82\x01\n" +
 	"\x16UpdateProfilesResponse\x12\x18\n" +
 	"\aapplied\x18\x01 \x01(\x05R\aapplied\x12N\n" +
-	"\x0efailed_records\x18\x02 \x03(\v2'.cohortbridge.ingestion.v1.FailedRecordR\rfailedRecords2\xcc\x03\n" +
+	"\x0efailed_records\x18\x02 \x03(\v2'.cohortbridge.ingestion.v1.FailedRecordR\rfailedRecords2\xea\x04\n" +
 	"\x10IngestionService\x12h\n" +
-	"\tIngestRaw\x12+.cohortbridge.ingestion.v1.IngestRawRequest\x1a,.cohortbridge.ingestion.v1.IngestRawResponse\"\x00\x12\xa1\x01\n" +
+	"\tIngestRaw\x12+.cohortbridge.ingestion.v1.IngestRawRequest\x1a,.cohortbridge.ingestion.v1.IngestRawResponse\"\x00\x12\x9b\x01\n" +
+	"\x1aValidateProjectCredentials\x12<.cohortbridge.ingestion.v1.ValidateProjectCredentialsRequest\x1a=.cohortbridge.ingestion.v1.ValidateProjectCredentialsResponse\"\x00\x12\xa1\x01\n" +
 	"\fImportEvents\x12..cohortbridge.ingestion.v1.ImportEventsRequest\x1a/.cohortbridge.ingestion.v1.ImportEventsResponse\"0\x82\xd3\xe4\x93\x02*:\x01*\"%/v1/{parent=projects/*}/events:import\x12\xa9\x01\n" +
 	"\x0eUpdateProfiles\x120.cohortbridge.ingestion.v1.UpdateProfilesRequest\x1a1.cohortbridge.ingestion.v1.UpdateProfilesResponse\"2\x82\xd3\xe4\x93\x02,:\x01*\"'/v1/{parent=projects/*}/profiles:updateBSZQgithub.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1;ingestionv1b\x06proto3"
 
@@ -896,46 +994,50 @@ func file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP() []byte {
 }
 
 var file_cohortbridge_ingestion_v1_ingestion_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_cohortbridge_ingestion_v1_ingestion_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_cohortbridge_ingestion_v1_ingestion_proto_goTypes = []any{
-	(IngestRawRequest_Endpoint)(0), // 0: cohortbridge.ingestion.v1.IngestRawRequest.Endpoint
-	(*IngestRawRequest)(nil),       // 1: cohortbridge.ingestion.v1.IngestRawRequest
-	(*IngestRawResponse)(nil),      // 2: cohortbridge.ingestion.v1.IngestRawResponse
-	(*Event)(nil),                  // 3: cohortbridge.ingestion.v1.Event
-	(*ImportEventsRequest)(nil),    // 4: cohortbridge.ingestion.v1.ImportEventsRequest
-	(*ImportEventsResponse)(nil),   // 5: cohortbridge.ingestion.v1.ImportEventsResponse
-	(*FailedRecord)(nil),           // 6: cohortbridge.ingestion.v1.FailedRecord
-	(*ProfileUpdate)(nil),          // 7: cohortbridge.ingestion.v1.ProfileUpdate
-	(*UpdateProfilesRequest)(nil),  // 8: cohortbridge.ingestion.v1.UpdateProfilesRequest
-	(*UpdateProfilesResponse)(nil), // 9: cohortbridge.ingestion.v1.UpdateProfilesResponse
-	nil,                            // 10: cohortbridge.ingestion.v1.IngestRawResponse.HeadersEntry
-	(*timestamppb.Timestamp)(nil),  // 11: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),        // 12: google.protobuf.Struct
+	(IngestRawRequest_Endpoint)(0),             // 0: cohortbridge.ingestion.v1.IngestRawRequest.Endpoint
+	(*IngestRawRequest)(nil),                   // 1: cohortbridge.ingestion.v1.IngestRawRequest
+	(*IngestRawResponse)(nil),                  // 2: cohortbridge.ingestion.v1.IngestRawResponse
+	(*ValidateProjectCredentialsRequest)(nil),  // 3: cohortbridge.ingestion.v1.ValidateProjectCredentialsRequest
+	(*ValidateProjectCredentialsResponse)(nil), // 4: cohortbridge.ingestion.v1.ValidateProjectCredentialsResponse
+	(*Event)(nil),                              // 5: cohortbridge.ingestion.v1.Event
+	(*ImportEventsRequest)(nil),                // 6: cohortbridge.ingestion.v1.ImportEventsRequest
+	(*ImportEventsResponse)(nil),               // 7: cohortbridge.ingestion.v1.ImportEventsResponse
+	(*FailedRecord)(nil),                       // 8: cohortbridge.ingestion.v1.FailedRecord
+	(*ProfileUpdate)(nil),                      // 9: cohortbridge.ingestion.v1.ProfileUpdate
+	(*UpdateProfilesRequest)(nil),              // 10: cohortbridge.ingestion.v1.UpdateProfilesRequest
+	(*UpdateProfilesResponse)(nil),             // 11: cohortbridge.ingestion.v1.UpdateProfilesResponse
+	nil,                                        // 12: cohortbridge.ingestion.v1.IngestRawResponse.HeadersEntry
+	(*timestamppb.Timestamp)(nil),              // 13: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),                    // 14: google.protobuf.Struct
 }
 var file_cohortbridge_ingestion_v1_ingestion_proto_depIdxs = []int32{
 	0,  // 0: cohortbridge.ingestion.v1.IngestRawRequest.endpoint:type_name -> cohortbridge.ingestion.v1.IngestRawRequest.Endpoint
-	10, // 1: cohortbridge.ingestion.v1.IngestRawResponse.headers:type_name -> cohortbridge.ingestion.v1.IngestRawResponse.HeadersEntry
-	11, // 2: cohortbridge.ingestion.v1.Event.time:type_name -> google.protobuf.Timestamp
-	12, // 3: cohortbridge.ingestion.v1.Event.properties:type_name -> google.protobuf.Struct
-	11, // 4: cohortbridge.ingestion.v1.Event.processing_time:type_name -> google.protobuf.Timestamp
-	3,  // 5: cohortbridge.ingestion.v1.ImportEventsRequest.events:type_name -> cohortbridge.ingestion.v1.Event
-	6,  // 6: cohortbridge.ingestion.v1.ImportEventsResponse.failed_records:type_name -> cohortbridge.ingestion.v1.FailedRecord
-	12, // 7: cohortbridge.ingestion.v1.ProfileUpdate.set:type_name -> google.protobuf.Struct
-	12, // 8: cohortbridge.ingestion.v1.ProfileUpdate.set_once:type_name -> google.protobuf.Struct
-	12, // 9: cohortbridge.ingestion.v1.ProfileUpdate.add:type_name -> google.protobuf.Struct
-	12, // 10: cohortbridge.ingestion.v1.ProfileUpdate.append:type_name -> google.protobuf.Struct
-	12, // 11: cohortbridge.ingestion.v1.ProfileUpdate.union:type_name -> google.protobuf.Struct
-	12, // 12: cohortbridge.ingestion.v1.ProfileUpdate.remove:type_name -> google.protobuf.Struct
-	7,  // 13: cohortbridge.ingestion.v1.UpdateProfilesRequest.updates:type_name -> cohortbridge.ingestion.v1.ProfileUpdate
-	6,  // 14: cohortbridge.ingestion.v1.UpdateProfilesResponse.failed_records:type_name -> cohortbridge.ingestion.v1.FailedRecord
+	12, // 1: cohortbridge.ingestion.v1.IngestRawResponse.headers:type_name -> cohortbridge.ingestion.v1.IngestRawResponse.HeadersEntry
+	13, // 2: cohortbridge.ingestion.v1.Event.time:type_name -> google.protobuf.Timestamp
+	14, // 3: cohortbridge.ingestion.v1.Event.properties:type_name -> google.protobuf.Struct
+	13, // 4: cohortbridge.ingestion.v1.Event.processing_time:type_name -> google.protobuf.Timestamp
+	5,  // 5: cohortbridge.ingestion.v1.ImportEventsRequest.events:type_name -> cohortbridge.ingestion.v1.Event
+	8,  // 6: cohortbridge.ingestion.v1.ImportEventsResponse.failed_records:type_name -> cohortbridge.ingestion.v1.FailedRecord
+	14, // 7: cohortbridge.ingestion.v1.ProfileUpdate.set:type_name -> google.protobuf.Struct
+	14, // 8: cohortbridge.ingestion.v1.ProfileUpdate.set_once:type_name -> google.protobuf.Struct
+	14, // 9: cohortbridge.ingestion.v1.ProfileUpdate.add:type_name -> google.protobuf.Struct
+	14, // 10: cohortbridge.ingestion.v1.ProfileUpdate.append:type_name -> google.protobuf.Struct
+	14, // 11: cohortbridge.ingestion.v1.ProfileUpdate.union:type_name -> google.protobuf.Struct
+	14, // 12: cohortbridge.ingestion.v1.ProfileUpdate.remove:type_name -> google.protobuf.Struct
+	9,  // 13: cohortbridge.ingestion.v1.UpdateProfilesRequest.updates:type_name -> cohortbridge.ingestion.v1.ProfileUpdate
+	8,  // 14: cohortbridge.ingestion.v1.UpdateProfilesResponse.failed_records:type_name -> cohortbridge.ingestion.v1.FailedRecord
 	1,  // 15: cohortbridge.ingestion.v1.IngestionService.IngestRaw:input_type -> cohortbridge.ingestion.v1.IngestRawRequest
-	4,  // 16: cohortbridge.ingestion.v1.IngestionService.ImportEvents:input_type -> cohortbridge.ingestion.v1.ImportEventsRequest
-	8,  // 17: cohortbridge.ingestion.v1.IngestionService.UpdateProfiles:input_type -> cohortbridge.ingestion.v1.UpdateProfilesRequest
-	2,  // 18: cohortbridge.ingestion.v1.IngestionService.IngestRaw:output_type -> cohortbridge.ingestion.v1.IngestRawResponse
-	5,  // 19: cohortbridge.ingestion.v1.IngestionService.ImportEvents:output_type -> cohortbridge.ingestion.v1.ImportEventsResponse
-	9,  // 20: cohortbridge.ingestion.v1.IngestionService.UpdateProfiles:output_type -> cohortbridge.ingestion.v1.UpdateProfilesResponse
-	18, // [18:21] is the sub-list for method output_type
-	15, // [15:18] is the sub-list for method input_type
+	3,  // 16: cohortbridge.ingestion.v1.IngestionService.ValidateProjectCredentials:input_type -> cohortbridge.ingestion.v1.ValidateProjectCredentialsRequest
+	6,  // 17: cohortbridge.ingestion.v1.IngestionService.ImportEvents:input_type -> cohortbridge.ingestion.v1.ImportEventsRequest
+	10, // 18: cohortbridge.ingestion.v1.IngestionService.UpdateProfiles:input_type -> cohortbridge.ingestion.v1.UpdateProfilesRequest
+	2,  // 19: cohortbridge.ingestion.v1.IngestionService.IngestRaw:output_type -> cohortbridge.ingestion.v1.IngestRawResponse
+	4,  // 20: cohortbridge.ingestion.v1.IngestionService.ValidateProjectCredentials:output_type -> cohortbridge.ingestion.v1.ValidateProjectCredentialsResponse
+	7,  // 21: cohortbridge.ingestion.v1.IngestionService.ImportEvents:output_type -> cohortbridge.ingestion.v1.ImportEventsResponse
+	11, // 22: cohortbridge.ingestion.v1.IngestionService.UpdateProfiles:output_type -> cohortbridge.ingestion.v1.UpdateProfilesResponse
+	19, // [19:23] is the sub-list for method output_type
+	15, // [15:19] is the sub-list for method input_type
 	15, // [15:15] is the sub-list for extension type_name
 	15, // [15:15] is the sub-list for extension extendee
 	0,  // [0:15] is the sub-list for field type_name
@@ -952,7 +1054,7 @@ func file_cohortbridge_ingestion_v1_ingestion_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohortbridge_ingestion_v1_ingestion_proto_rawDesc), len(file_cohortbridge_ingestion_v1_ingestion_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

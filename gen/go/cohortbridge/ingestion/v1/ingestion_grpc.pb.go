@@ -22,9 +22,10 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	IngestionService_IngestRaw_FullMethodName      = "/cohortbridge.ingestion.v1.IngestionService/IngestRaw"
-	IngestionService_ImportEvents_FullMethodName   = "/cohortbridge.ingestion.v1.IngestionService/ImportEvents"
-	IngestionService_UpdateProfiles_FullMethodName = "/cohortbridge.ingestion.v1.IngestionService/UpdateProfiles"
+	IngestionService_IngestRaw_FullMethodName                  = "/cohortbridge.ingestion.v1.IngestionService/IngestRaw"
+	IngestionService_ValidateProjectCredentials_FullMethodName = "/cohortbridge.ingestion.v1.IngestionService/ValidateProjectCredentials"
+	IngestionService_ImportEvents_FullMethodName               = "/cohortbridge.ingestion.v1.IngestionService/ImportEvents"
+	IngestionService_UpdateProfiles_FullMethodName             = "/cohortbridge.ingestion.v1.IngestionService/UpdateProfiles"
 )
 
 // IngestionServiceClient is the client API for IngestionService service.
@@ -38,6 +39,10 @@ type IngestionServiceClient interface {
 	// calls it; the credential is inside the request, as Mixpanel's senders put it.
 	// It answers OK with the HTTP answer to send, also when that is a refusal.
 	IngestRaw(ctx context.Context, in *IngestRawRequest, opts ...grpc.CallOption) (*IngestRawResponse, error)
+	// ValidateProjectCredentials tells an event sender whether its project token, and
+	// the project secret if it has one, are good. The gateway calls it for
+	// /api/app/validate-project-credentials. A wrong one is UNAUTHENTICATED.
+	ValidateProjectCredentials(ctx context.Context, in *ValidateProjectCredentialsRequest, opts ...grpc.CallOption) (*ValidateProjectCredentialsResponse, error)
 	// ImportEvents takes typed events from internal services. Invalid events are
 	// reported per index; the valid ones are stored.
 	ImportEvents(ctx context.Context, in *ImportEventsRequest, opts ...grpc.CallOption) (*ImportEventsResponse, error)
@@ -57,6 +62,16 @@ func (c *ingestionServiceClient) IngestRaw(ctx context.Context, in *IngestRawReq
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(IngestRawResponse)
 	err := c.cc.Invoke(ctx, IngestionService_IngestRaw_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *ingestionServiceClient) ValidateProjectCredentials(ctx context.Context, in *ValidateProjectCredentialsRequest, opts ...grpc.CallOption) (*ValidateProjectCredentialsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ValidateProjectCredentialsResponse)
+	err := c.cc.Invoke(ctx, IngestionService_ValidateProjectCredentials_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -94,6 +109,10 @@ type IngestionServiceServer interface {
 	// calls it; the credential is inside the request, as Mixpanel's senders put it.
 	// It answers OK with the HTTP answer to send, also when that is a refusal.
 	IngestRaw(context.Context, *IngestRawRequest) (*IngestRawResponse, error)
+	// ValidateProjectCredentials tells an event sender whether its project token, and
+	// the project secret if it has one, are good. The gateway calls it for
+	// /api/app/validate-project-credentials. A wrong one is UNAUTHENTICATED.
+	ValidateProjectCredentials(context.Context, *ValidateProjectCredentialsRequest) (*ValidateProjectCredentialsResponse, error)
 	// ImportEvents takes typed events from internal services. Invalid events are
 	// reported per index; the valid ones are stored.
 	ImportEvents(context.Context, *ImportEventsRequest) (*ImportEventsResponse, error)
@@ -111,6 +130,9 @@ type UnimplementedIngestionServiceServer struct{}
 
 func (UnimplementedIngestionServiceServer) IngestRaw(context.Context, *IngestRawRequest) (*IngestRawResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method IngestRaw not implemented")
+}
+func (UnimplementedIngestionServiceServer) ValidateProjectCredentials(context.Context, *ValidateProjectCredentialsRequest) (*ValidateProjectCredentialsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ValidateProjectCredentials not implemented")
 }
 func (UnimplementedIngestionServiceServer) ImportEvents(context.Context, *ImportEventsRequest) (*ImportEventsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ImportEvents not implemented")
@@ -153,6 +175,24 @@ func _IngestionService_IngestRaw_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(IngestionServiceServer).IngestRaw(ctx, req.(*IngestRawRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _IngestionService_ValidateProjectCredentials_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ValidateProjectCredentialsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IngestionServiceServer).ValidateProjectCredentials(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: IngestionService_ValidateProjectCredentials_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IngestionServiceServer).ValidateProjectCredentials(ctx, req.(*ValidateProjectCredentialsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -203,6 +243,10 @@ var IngestionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "IngestRaw",
 			Handler:    _IngestionService_IngestRaw_Handler,
+		},
+		{
+			MethodName: "ValidateProjectCredentials",
+			Handler:    _IngestionService_ValidateProjectCredentials_Handler,
 		},
 		{
 			MethodName: "ImportEvents",

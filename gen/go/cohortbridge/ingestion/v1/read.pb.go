@@ -164,7 +164,9 @@ type ExportedEvent struct {
 	DistinctId string `protobuf:"bytes,3,opt,name=distinct_id,json=distinctId,proto3" json:"distinct_id,omitempty"`
 	// `$insert_id`, generated when the sender gave none.
 	InsertId string `protobuf:"bytes,4,opt,name=insert_id,json=insertId,proto3" json:"insert_id,omitempty"`
-	// All properties as one JSON object, as stored (without time, distinct_id and token).
+	// All properties as one JSON object, as stored (without time, distinct_id and
+	// token), with those that ingestion adds: `$mp_api_endpoint`, `$mp_event_size`,
+	// and `$import` for /import.
 	PropertiesJson string `protobuf:"bytes,5,opt,name=properties_json,json=propertiesJson,proto3" json:"properties_json,omitempty"`
 	// When it was processed.
 	ProcessingTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=processing_time,json=processingTime,proto3" json:"processing_time,omitempty"`
@@ -546,6 +548,317 @@ func (x *ListProfilesResponse) GetNextPageToken() string {
 	return ""
 }
 
+// GetGroupProfileRequest names a group.
+type GetGroupProfileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `projects/{project}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// The kind of group, e.g. `company`: `$group_key` of the updates.
+	GroupKey string `protobuf:"bytes,2,opt,name=group_key,json=groupKey,proto3" json:"group_key,omitempty"`
+	// Which one, e.g. `acme`: `$group_id` of the updates.
+	GroupId       string `protobuf:"bytes,3,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetGroupProfileRequest) Reset() {
+	*x = GetGroupProfileRequest{}
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetGroupProfileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetGroupProfileRequest) ProtoMessage() {}
+
+func (x *GetGroupProfileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetGroupProfileRequest.ProtoReflect.Descriptor instead.
+func (*GetGroupProfileRequest) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *GetGroupProfileRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *GetGroupProfileRequest) GetGroupKey() string {
+	if x != nil {
+		return x.GroupKey
+	}
+	return ""
+}
+
+func (x *GetGroupProfileRequest) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+// GetGroupProfileResponse has the profile; NOT_FOUND when there is none.
+type GetGroupProfileResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The profile.
+	GroupProfile  *GroupProfile `protobuf:"bytes,1,opt,name=group_profile,json=groupProfile,proto3" json:"group_profile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetGroupProfileResponse) Reset() {
+	*x = GetGroupProfileResponse{}
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetGroupProfileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetGroupProfileResponse) ProtoMessage() {}
+
+func (x *GetGroupProfileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetGroupProfileResponse.ProtoReflect.Descriptor instead.
+func (*GetGroupProfileResponse) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GetGroupProfileResponse) GetGroupProfile() *GroupProfile {
+	if x != nil {
+		return x.GroupProfile
+	}
+	return nil
+}
+
+// GroupProfile is a group's current properties, at least one.
+type GroupProfile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The kind of group.
+	GroupKey string `protobuf:"bytes,1,opt,name=group_key,json=groupKey,proto3" json:"group_key,omitempty"`
+	// Which one.
+	GroupId string `protobuf:"bytes,2,opt,name=group_id,json=groupId,proto3" json:"group_id,omitempty"`
+	// Properties.
+	Properties *structpb.Struct `protobuf:"bytes,3,opt,name=properties,proto3" json:"properties,omitempty"`
+	// When it last changed.
+	UpdateTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupProfile) Reset() {
+	*x = GroupProfile{}
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupProfile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupProfile) ProtoMessage() {}
+
+func (x *GroupProfile) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupProfile.ProtoReflect.Descriptor instead.
+func (*GroupProfile) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *GroupProfile) GetGroupKey() string {
+	if x != nil {
+		return x.GroupKey
+	}
+	return ""
+}
+
+func (x *GroupProfile) GetGroupId() string {
+	if x != nil {
+		return x.GroupId
+	}
+	return ""
+}
+
+func (x *GroupProfile) GetProperties() *structpb.Struct {
+	if x != nil {
+		return x.Properties
+	}
+	return nil
+}
+
+func (x *GroupProfile) GetUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.UpdateTime
+	}
+	return nil
+}
+
+// ListGroupProfilesRequest pages through group profiles.
+type ListGroupProfilesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `projects/{project}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Only this kind of group; all when empty.
+	GroupKey string `protobuf:"bytes,2,opt,name=group_key,json=groupKey,proto3" json:"group_key,omitempty"`
+	// At most this many, 1 to 1000; default 100.
+	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the previous answer.
+	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGroupProfilesRequest) Reset() {
+	*x = ListGroupProfilesRequest{}
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGroupProfilesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGroupProfilesRequest) ProtoMessage() {}
+
+func (x *ListGroupProfilesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGroupProfilesRequest.ProtoReflect.Descriptor instead.
+func (*ListGroupProfilesRequest) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *ListGroupProfilesRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListGroupProfilesRequest) GetGroupKey() string {
+	if x != nil {
+		return x.GroupKey
+	}
+	return ""
+}
+
+func (x *ListGroupProfilesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListGroupProfilesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListGroupProfilesResponse is one page.
+type ListGroupProfilesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The profiles, ordered by group key and group id.
+	GroupProfiles []*GroupProfile `protobuf:"bytes,1,rep,name=group_profiles,json=groupProfiles,proto3" json:"group_profiles,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGroupProfilesResponse) Reset() {
+	*x = ListGroupProfilesResponse{}
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGroupProfilesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGroupProfilesResponse) ProtoMessage() {}
+
+func (x *ListGroupProfilesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGroupProfilesResponse.ProtoReflect.Descriptor instead.
+func (*ListGroupProfilesResponse) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *ListGroupProfilesResponse) GetGroupProfiles() []*GroupProfile {
+	if x != nil {
+		return x.GroupProfiles
+	}
+	return nil
+}
+
+func (x *ListGroupProfilesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // ListWarningsRequest asks for a project's warnings.
 type ListWarningsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -557,7 +870,7 @@ type ListWarningsRequest struct {
 
 func (x *ListWarningsRequest) Reset() {
 	*x = ListWarningsRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -569,7 +882,7 @@ func (x *ListWarningsRequest) String() string {
 func (*ListWarningsRequest) ProtoMessage() {}
 
 func (x *ListWarningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -582,7 +895,7 @@ func (x *ListWarningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWarningsRequest.ProtoReflect.Descriptor instead.
 func (*ListWarningsRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{8}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListWarningsRequest) GetParent() string {
@@ -603,7 +916,7 @@ type ListWarningsResponse struct {
 
 func (x *ListWarningsResponse) Reset() {
 	*x = ListWarningsResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +928,7 @@ func (x *ListWarningsResponse) String() string {
 func (*ListWarningsResponse) ProtoMessage() {}
 
 func (x *ListWarningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +941,7 @@ func (x *ListWarningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWarningsResponse.ProtoReflect.Descriptor instead.
 func (*ListWarningsResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{9}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListWarningsResponse) GetWarnings() []*Warning {
@@ -655,7 +968,7 @@ type Warning struct {
 
 func (x *Warning) Reset() {
 	*x = Warning{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -667,7 +980,7 @@ func (x *Warning) String() string {
 func (*Warning) ProtoMessage() {}
 
 func (x *Warning) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -680,7 +993,7 @@ func (x *Warning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warning.ProtoReflect.Descriptor instead.
 func (*Warning) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{10}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Warning) GetKind() string {
@@ -722,7 +1035,7 @@ type GetDataStatisticsRequest struct {
 
 func (x *GetDataStatisticsRequest) Reset() {
 	*x = GetDataStatisticsRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -734,7 +1047,7 @@ func (x *GetDataStatisticsRequest) String() string {
 func (*GetDataStatisticsRequest) ProtoMessage() {}
 
 func (x *GetDataStatisticsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +1060,7 @@ func (x *GetDataStatisticsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDataStatisticsRequest.ProtoReflect.Descriptor instead.
 func (*GetDataStatisticsRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{11}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetDataStatisticsRequest) GetParent() string {
@@ -774,7 +1087,7 @@ type GetDataStatisticsResponse struct {
 
 func (x *GetDataStatisticsResponse) Reset() {
 	*x = GetDataStatisticsResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -786,7 +1099,7 @@ func (x *GetDataStatisticsResponse) String() string {
 func (*GetDataStatisticsResponse) ProtoMessage() {}
 
 func (x *GetDataStatisticsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -799,7 +1112,7 @@ func (x *GetDataStatisticsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDataStatisticsResponse.ProtoReflect.Descriptor instead.
 func (*GetDataStatisticsResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{12}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *GetDataStatisticsResponse) GetEvents() int64 {
@@ -841,7 +1154,7 @@ type RebuildProjectionRequest struct {
 
 func (x *RebuildProjectionRequest) Reset() {
 	*x = RebuildProjectionRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -853,7 +1166,7 @@ func (x *RebuildProjectionRequest) String() string {
 func (*RebuildProjectionRequest) ProtoMessage() {}
 
 func (x *RebuildProjectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -866,7 +1179,7 @@ func (x *RebuildProjectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildProjectionRequest.ProtoReflect.Descriptor instead.
 func (*RebuildProjectionRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{13}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RebuildProjectionRequest) GetParent() string {
@@ -887,7 +1200,7 @@ type RebuildProjectionResponse struct {
 
 func (x *RebuildProjectionResponse) Reset() {
 	*x = RebuildProjectionResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +1212,7 @@ func (x *RebuildProjectionResponse) String() string {
 func (*RebuildProjectionResponse) ProtoMessage() {}
 
 func (x *RebuildProjectionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +1225,7 @@ func (x *RebuildProjectionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildProjectionResponse.ProtoReflect.Descriptor instead.
 func (*RebuildProjectionResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{14}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RebuildProjectionResponse) GetProfiles() int64 {
@@ -968,6 +1281,30 @@ const file_cohortbridge_ingestion_v1_read_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"~\n" +
 	"\x14ListProfilesResponse\x12>\n" +
 	"\bprofiles\x18\x01 \x03(\v2\".cohortbridge.ingestion.v1.ProfileR\bprofiles\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa8\x01\n" +
+	"\x16GetGroupProfileRequest\x128\n" +
+	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12*\n" +
+	"\tgroup_key\x18\x02 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x01\x18\xff\x01R\bgroupKey\x12(\n" +
+	"\bgroup_id\x18\x03 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x01\x18\xff\x01R\agroupId\"g\n" +
+	"\x17GetGroupProfileResponse\x12L\n" +
+	"\rgroup_profile\x18\x01 \x01(\v2'.cohortbridge.ingestion.v1.GroupProfileR\fgroupProfile\"\xbc\x01\n" +
+	"\fGroupProfile\x12\x1b\n" +
+	"\tgroup_key\x18\x01 \x01(\tR\bgroupKey\x12\x19\n" +
+	"\bgroup_id\x18\x02 \x01(\tR\agroupId\x127\n" +
+	"\n" +
+	"properties\x18\x03 \x01(\v2\x17.google.protobuf.StructR\n" +
+	"properties\x12;\n" +
+	"\vupdate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"updateTime\"\xcd\x01\n" +
+	"\x18ListGroupProfilesRequest\x128\n" +
+	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12%\n" +
+	"\tgroup_key\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\bgroupKey\x12'\n" +
+	"\tpage_size\x18\x03 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12'\n" +
+	"\n" +
+	"page_token\x18\x04 \x01(\tB\b\xbaH\x05r\x03\x18\x80 R\tpageToken\"\x93\x01\n" +
+	"\x19ListGroupProfilesResponse\x12N\n" +
+	"\x0egroup_profiles\x18\x01 \x03(\v2'.cohortbridge.ingestion.v1.GroupProfileR\rgroupProfiles\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"O\n" +
 	"\x13ListWarningsRequest\x128\n" +
 	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\"V\n" +
@@ -990,12 +1327,15 @@ const file_cohortbridge_ingestion_v1_read_proto_rawDesc = "" +
 	"\x18RebuildProjectionRequest\x128\n" +
 	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\"7\n" +
 	"\x19RebuildProjectionResponse\x12\x1a\n" +
-	"\bprofiles\x18\x01 \x01(\x03R\bprofiles2\xf2\a\n" +
+	"\bprofiles\x18\x01 \x01(\x03R\bprofiles2\xd3\n" +
+	"\n" +
 	"\vDataService\x12\xa0\x01\n" +
 	"\fExportEvents\x12..cohortbridge.ingestion.v1.ExportEventsRequest\x1a/.cohortbridge.ingestion.v1.ExportEventsResponse\"-\x82\xd3\xe4\x93\x02'\x12%/v1/{parent=projects/*}/events:export0\x01\x12\x9a\x01\n" +
 	"\n" +
 	"GetProfile\x12,.cohortbridge.ingestion.v1.GetProfileRequest\x1a-.cohortbridge.ingestion.v1.GetProfileResponse\"/\x82\xd3\xe4\x93\x02)\x12'/v1/{parent=projects/*}/profiles:lookup\x12\x99\x01\n" +
-	"\fListProfiles\x12..cohortbridge.ingestion.v1.ListProfilesRequest\x1a/.cohortbridge.ingestion.v1.ListProfilesResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=projects/*}/profiles\x12\x99\x01\n" +
+	"\fListProfiles\x12..cohortbridge.ingestion.v1.ListProfilesRequest\x1a/.cohortbridge.ingestion.v1.ListProfilesResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=projects/*}/profiles\x12\xae\x01\n" +
+	"\x0fGetGroupProfile\x121.cohortbridge.ingestion.v1.GetGroupProfileRequest\x1a2.cohortbridge.ingestion.v1.GetGroupProfileResponse\"4\x82\xd3\xe4\x93\x02.\x12,/v1/{parent=projects/*}/groupProfiles:lookup\x12\xad\x01\n" +
+	"\x11ListGroupProfiles\x123.cohortbridge.ingestion.v1.ListGroupProfilesRequest\x1a4.cohortbridge.ingestion.v1.ListGroupProfilesResponse\"-\x82\xd3\xe4\x93\x02'\x12%/v1/{parent=projects/*}/groupProfiles\x12\x99\x01\n" +
 	"\fListWarnings\x12..cohortbridge.ingestion.v1.ListWarningsRequest\x1a/.cohortbridge.ingestion.v1.ListWarningsResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=projects/*}/warnings\x12\xaa\x01\n" +
 	"\x11GetDataStatistics\x123.cohortbridge.ingestion.v1.GetDataStatisticsRequest\x1a4.cohortbridge.ingestion.v1.GetDataStatisticsResponse\"*\x82\xd3\xe4\x93\x02$\x12\"/v1/{parent=projects/*}/statistics\x12\xbd\x01\n" +
 	"\x11RebuildProjection\x123.cohortbridge.ingestion.v1.RebuildProjectionRequest\x1a4.cohortbridge.ingestion.v1.RebuildProjectionResponse\"=\x82\xd3\xe4\x93\x027:\x01*\"2/v1/{parent=projects/*}/profiles:rebuildProjectionBSZQgithub.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1;ingestionv1b\x06proto3"
@@ -1012,7 +1352,7 @@ func file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP() []byte {
 	return file_cohortbridge_ingestion_v1_read_proto_rawDescData
 }
 
-var file_cohortbridge_ingestion_v1_read_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_cohortbridge_ingestion_v1_read_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_cohortbridge_ingestion_v1_read_proto_goTypes = []any{
 	(*ExportEventsRequest)(nil),       // 0: cohortbridge.ingestion.v1.ExportEventsRequest
 	(*ExportEventsResponse)(nil),      // 1: cohortbridge.ingestion.v1.ExportEventsResponse
@@ -1022,43 +1362,56 @@ var file_cohortbridge_ingestion_v1_read_proto_goTypes = []any{
 	(*Profile)(nil),                   // 5: cohortbridge.ingestion.v1.Profile
 	(*ListProfilesRequest)(nil),       // 6: cohortbridge.ingestion.v1.ListProfilesRequest
 	(*ListProfilesResponse)(nil),      // 7: cohortbridge.ingestion.v1.ListProfilesResponse
-	(*ListWarningsRequest)(nil),       // 8: cohortbridge.ingestion.v1.ListWarningsRequest
-	(*ListWarningsResponse)(nil),      // 9: cohortbridge.ingestion.v1.ListWarningsResponse
-	(*Warning)(nil),                   // 10: cohortbridge.ingestion.v1.Warning
-	(*GetDataStatisticsRequest)(nil),  // 11: cohortbridge.ingestion.v1.GetDataStatisticsRequest
-	(*GetDataStatisticsResponse)(nil), // 12: cohortbridge.ingestion.v1.GetDataStatisticsResponse
-	(*RebuildProjectionRequest)(nil),  // 13: cohortbridge.ingestion.v1.RebuildProjectionRequest
-	(*RebuildProjectionResponse)(nil), // 14: cohortbridge.ingestion.v1.RebuildProjectionResponse
-	(*timestamppb.Timestamp)(nil),     // 15: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),           // 16: google.protobuf.Struct
+	(*GetGroupProfileRequest)(nil),    // 8: cohortbridge.ingestion.v1.GetGroupProfileRequest
+	(*GetGroupProfileResponse)(nil),   // 9: cohortbridge.ingestion.v1.GetGroupProfileResponse
+	(*GroupProfile)(nil),              // 10: cohortbridge.ingestion.v1.GroupProfile
+	(*ListGroupProfilesRequest)(nil),  // 11: cohortbridge.ingestion.v1.ListGroupProfilesRequest
+	(*ListGroupProfilesResponse)(nil), // 12: cohortbridge.ingestion.v1.ListGroupProfilesResponse
+	(*ListWarningsRequest)(nil),       // 13: cohortbridge.ingestion.v1.ListWarningsRequest
+	(*ListWarningsResponse)(nil),      // 14: cohortbridge.ingestion.v1.ListWarningsResponse
+	(*Warning)(nil),                   // 15: cohortbridge.ingestion.v1.Warning
+	(*GetDataStatisticsRequest)(nil),  // 16: cohortbridge.ingestion.v1.GetDataStatisticsRequest
+	(*GetDataStatisticsResponse)(nil), // 17: cohortbridge.ingestion.v1.GetDataStatisticsResponse
+	(*RebuildProjectionRequest)(nil),  // 18: cohortbridge.ingestion.v1.RebuildProjectionRequest
+	(*RebuildProjectionResponse)(nil), // 19: cohortbridge.ingestion.v1.RebuildProjectionResponse
+	(*timestamppb.Timestamp)(nil),     // 20: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),           // 21: google.protobuf.Struct
 }
 var file_cohortbridge_ingestion_v1_read_proto_depIdxs = []int32{
 	2,  // 0: cohortbridge.ingestion.v1.ExportEventsResponse.events:type_name -> cohortbridge.ingestion.v1.ExportedEvent
-	15, // 1: cohortbridge.ingestion.v1.ExportedEvent.time:type_name -> google.protobuf.Timestamp
-	15, // 2: cohortbridge.ingestion.v1.ExportedEvent.processing_time:type_name -> google.protobuf.Timestamp
+	20, // 1: cohortbridge.ingestion.v1.ExportedEvent.time:type_name -> google.protobuf.Timestamp
+	20, // 2: cohortbridge.ingestion.v1.ExportedEvent.processing_time:type_name -> google.protobuf.Timestamp
 	5,  // 3: cohortbridge.ingestion.v1.GetProfileResponse.profile:type_name -> cohortbridge.ingestion.v1.Profile
-	16, // 4: cohortbridge.ingestion.v1.Profile.properties:type_name -> google.protobuf.Struct
-	15, // 5: cohortbridge.ingestion.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	21, // 4: cohortbridge.ingestion.v1.Profile.properties:type_name -> google.protobuf.Struct
+	20, // 5: cohortbridge.ingestion.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
 	5,  // 6: cohortbridge.ingestion.v1.ListProfilesResponse.profiles:type_name -> cohortbridge.ingestion.v1.Profile
-	10, // 7: cohortbridge.ingestion.v1.ListWarningsResponse.warnings:type_name -> cohortbridge.ingestion.v1.Warning
-	15, // 8: cohortbridge.ingestion.v1.Warning.last_time:type_name -> google.protobuf.Timestamp
-	0,  // 9: cohortbridge.ingestion.v1.DataService.ExportEvents:input_type -> cohortbridge.ingestion.v1.ExportEventsRequest
-	3,  // 10: cohortbridge.ingestion.v1.DataService.GetProfile:input_type -> cohortbridge.ingestion.v1.GetProfileRequest
-	6,  // 11: cohortbridge.ingestion.v1.DataService.ListProfiles:input_type -> cohortbridge.ingestion.v1.ListProfilesRequest
-	8,  // 12: cohortbridge.ingestion.v1.DataService.ListWarnings:input_type -> cohortbridge.ingestion.v1.ListWarningsRequest
-	11, // 13: cohortbridge.ingestion.v1.DataService.GetDataStatistics:input_type -> cohortbridge.ingestion.v1.GetDataStatisticsRequest
-	13, // 14: cohortbridge.ingestion.v1.DataService.RebuildProjection:input_type -> cohortbridge.ingestion.v1.RebuildProjectionRequest
-	1,  // 15: cohortbridge.ingestion.v1.DataService.ExportEvents:output_type -> cohortbridge.ingestion.v1.ExportEventsResponse
-	4,  // 16: cohortbridge.ingestion.v1.DataService.GetProfile:output_type -> cohortbridge.ingestion.v1.GetProfileResponse
-	7,  // 17: cohortbridge.ingestion.v1.DataService.ListProfiles:output_type -> cohortbridge.ingestion.v1.ListProfilesResponse
-	9,  // 18: cohortbridge.ingestion.v1.DataService.ListWarnings:output_type -> cohortbridge.ingestion.v1.ListWarningsResponse
-	12, // 19: cohortbridge.ingestion.v1.DataService.GetDataStatistics:output_type -> cohortbridge.ingestion.v1.GetDataStatisticsResponse
-	14, // 20: cohortbridge.ingestion.v1.DataService.RebuildProjection:output_type -> cohortbridge.ingestion.v1.RebuildProjectionResponse
-	15, // [15:21] is the sub-list for method output_type
-	9,  // [9:15] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	10, // 7: cohortbridge.ingestion.v1.GetGroupProfileResponse.group_profile:type_name -> cohortbridge.ingestion.v1.GroupProfile
+	21, // 8: cohortbridge.ingestion.v1.GroupProfile.properties:type_name -> google.protobuf.Struct
+	20, // 9: cohortbridge.ingestion.v1.GroupProfile.update_time:type_name -> google.protobuf.Timestamp
+	10, // 10: cohortbridge.ingestion.v1.ListGroupProfilesResponse.group_profiles:type_name -> cohortbridge.ingestion.v1.GroupProfile
+	15, // 11: cohortbridge.ingestion.v1.ListWarningsResponse.warnings:type_name -> cohortbridge.ingestion.v1.Warning
+	20, // 12: cohortbridge.ingestion.v1.Warning.last_time:type_name -> google.protobuf.Timestamp
+	0,  // 13: cohortbridge.ingestion.v1.DataService.ExportEvents:input_type -> cohortbridge.ingestion.v1.ExportEventsRequest
+	3,  // 14: cohortbridge.ingestion.v1.DataService.GetProfile:input_type -> cohortbridge.ingestion.v1.GetProfileRequest
+	6,  // 15: cohortbridge.ingestion.v1.DataService.ListProfiles:input_type -> cohortbridge.ingestion.v1.ListProfilesRequest
+	8,  // 16: cohortbridge.ingestion.v1.DataService.GetGroupProfile:input_type -> cohortbridge.ingestion.v1.GetGroupProfileRequest
+	11, // 17: cohortbridge.ingestion.v1.DataService.ListGroupProfiles:input_type -> cohortbridge.ingestion.v1.ListGroupProfilesRequest
+	13, // 18: cohortbridge.ingestion.v1.DataService.ListWarnings:input_type -> cohortbridge.ingestion.v1.ListWarningsRequest
+	16, // 19: cohortbridge.ingestion.v1.DataService.GetDataStatistics:input_type -> cohortbridge.ingestion.v1.GetDataStatisticsRequest
+	18, // 20: cohortbridge.ingestion.v1.DataService.RebuildProjection:input_type -> cohortbridge.ingestion.v1.RebuildProjectionRequest
+	1,  // 21: cohortbridge.ingestion.v1.DataService.ExportEvents:output_type -> cohortbridge.ingestion.v1.ExportEventsResponse
+	4,  // 22: cohortbridge.ingestion.v1.DataService.GetProfile:output_type -> cohortbridge.ingestion.v1.GetProfileResponse
+	7,  // 23: cohortbridge.ingestion.v1.DataService.ListProfiles:output_type -> cohortbridge.ingestion.v1.ListProfilesResponse
+	9,  // 24: cohortbridge.ingestion.v1.DataService.GetGroupProfile:output_type -> cohortbridge.ingestion.v1.GetGroupProfileResponse
+	12, // 25: cohortbridge.ingestion.v1.DataService.ListGroupProfiles:output_type -> cohortbridge.ingestion.v1.ListGroupProfilesResponse
+	14, // 26: cohortbridge.ingestion.v1.DataService.ListWarnings:output_type -> cohortbridge.ingestion.v1.ListWarningsResponse
+	17, // 27: cohortbridge.ingestion.v1.DataService.GetDataStatistics:output_type -> cohortbridge.ingestion.v1.GetDataStatisticsResponse
+	19, // 28: cohortbridge.ingestion.v1.DataService.RebuildProjection:output_type -> cohortbridge.ingestion.v1.RebuildProjectionResponse
+	21, // [21:29] is the sub-list for method output_type
+	13, // [13:21] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_cohortbridge_ingestion_v1_read_proto_init() }
@@ -1072,7 +1425,7 @@ func file_cohortbridge_ingestion_v1_read_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohortbridge_ingestion_v1_read_proto_rawDesc), len(file_cohortbridge_ingestion_v1_read_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,6 +22,8 @@ const (
 	DataService_ExportEvents_FullMethodName      = "/cohortbridge.ingestion.v1.DataService/ExportEvents"
 	DataService_GetProfile_FullMethodName        = "/cohortbridge.ingestion.v1.DataService/GetProfile"
 	DataService_ListProfiles_FullMethodName      = "/cohortbridge.ingestion.v1.DataService/ListProfiles"
+	DataService_GetGroupProfile_FullMethodName   = "/cohortbridge.ingestion.v1.DataService/GetGroupProfile"
+	DataService_ListGroupProfiles_FullMethodName = "/cohortbridge.ingestion.v1.DataService/ListGroupProfiles"
 	DataService_ListWarnings_FullMethodName      = "/cohortbridge.ingestion.v1.DataService/ListWarnings"
 	DataService_GetDataStatistics_FullMethodName = "/cohortbridge.ingestion.v1.DataService/GetDataStatistics"
 	DataService_RebuildProjection_FullMethodName = "/cohortbridge.ingestion.v1.DataService/RebuildProjection"
@@ -40,6 +42,10 @@ type DataServiceClient interface {
 	GetProfile(ctx context.Context, in *GetProfileRequest, opts ...grpc.CallOption) (*GetProfileResponse, error)
 	// ListProfiles pages through profiles by user number.
 	ListProfiles(ctx context.Context, in *ListProfilesRequest, opts ...grpc.CallOption) (*ListProfilesResponse, error)
+	// GetGroupProfile returns the profile of a group, e.g. of a company.
+	GetGroupProfile(ctx context.Context, in *GetGroupProfileRequest, opts ...grpc.CallOption) (*GetGroupProfileResponse, error)
+	// ListGroupProfiles pages through group profiles by group key and group id.
+	ListGroupProfiles(ctx context.Context, in *ListGroupProfilesRequest, opts ...grpc.CallOption) (*ListGroupProfilesResponse, error)
 	// ListWarnings returns what an admin should look at: refused links and aliases.
 	ListWarnings(ctx context.Context, in *ListWarningsRequest, opts ...grpc.CallOption) (*ListWarningsResponse, error)
 	// GetDataStatistics counts what a project holds.
@@ -96,6 +102,26 @@ func (c *dataServiceClient) ListProfiles(ctx context.Context, in *ListProfilesRe
 	return out, nil
 }
 
+func (c *dataServiceClient) GetGroupProfile(ctx context.Context, in *GetGroupProfileRequest, opts ...grpc.CallOption) (*GetGroupProfileResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetGroupProfileResponse)
+	err := c.cc.Invoke(ctx, DataService_GetGroupProfile_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *dataServiceClient) ListGroupProfiles(ctx context.Context, in *ListGroupProfilesRequest, opts ...grpc.CallOption) (*ListGroupProfilesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListGroupProfilesResponse)
+	err := c.cc.Invoke(ctx, DataService_ListGroupProfiles_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *dataServiceClient) ListWarnings(ctx context.Context, in *ListWarningsRequest, opts ...grpc.CallOption) (*ListWarningsResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListWarningsResponse)
@@ -139,6 +165,10 @@ type DataServiceServer interface {
 	GetProfile(context.Context, *GetProfileRequest) (*GetProfileResponse, error)
 	// ListProfiles pages through profiles by user number.
 	ListProfiles(context.Context, *ListProfilesRequest) (*ListProfilesResponse, error)
+	// GetGroupProfile returns the profile of a group, e.g. of a company.
+	GetGroupProfile(context.Context, *GetGroupProfileRequest) (*GetGroupProfileResponse, error)
+	// ListGroupProfiles pages through group profiles by group key and group id.
+	ListGroupProfiles(context.Context, *ListGroupProfilesRequest) (*ListGroupProfilesResponse, error)
 	// ListWarnings returns what an admin should look at: refused links and aliases.
 	ListWarnings(context.Context, *ListWarningsRequest) (*ListWarningsResponse, error)
 	// GetDataStatistics counts what a project holds.
@@ -164,6 +194,12 @@ func (UnimplementedDataServiceServer) GetProfile(context.Context, *GetProfileReq
 }
 func (UnimplementedDataServiceServer) ListProfiles(context.Context, *ListProfilesRequest) (*ListProfilesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListProfiles not implemented")
+}
+func (UnimplementedDataServiceServer) GetGroupProfile(context.Context, *GetGroupProfileRequest) (*GetGroupProfileResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetGroupProfile not implemented")
+}
+func (UnimplementedDataServiceServer) ListGroupProfiles(context.Context, *ListGroupProfilesRequest) (*ListGroupProfilesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListGroupProfiles not implemented")
 }
 func (UnimplementedDataServiceServer) ListWarnings(context.Context, *ListWarningsRequest) (*ListWarningsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListWarnings not implemented")
@@ -242,6 +278,42 @@ func _DataService_ListProfiles_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _DataService_GetGroupProfile_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetGroupProfileRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DataServiceServer).GetGroupProfile(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DataService_GetGroupProfile_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DataServiceServer).GetGroupProfile(ctx, req.(*GetGroupProfileRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _DataService_ListGroupProfiles_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListGroupProfilesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(DataServiceServer).ListGroupProfiles(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: DataService_ListGroupProfiles_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(DataServiceServer).ListGroupProfiles(ctx, req.(*ListGroupProfilesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _DataService_ListWarnings_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListWarningsRequest)
 	if err := dec(in); err != nil {
@@ -310,6 +382,14 @@ var DataService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListProfiles",
 			Handler:    _DataService_ListProfiles_Handler,
+		},
+		{
+			MethodName: "GetGroupProfile",
+			Handler:    _DataService_GetGroupProfile_Handler,
+		},
+		{
+			MethodName: "ListGroupProfiles",
+			Handler:    _DataService_ListGroupProfiles_Handler,
 		},
 		{
 			MethodName: "ListWarnings",

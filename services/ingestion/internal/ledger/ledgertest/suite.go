@@ -415,14 +415,63 @@ func warnings(t *testing.T, open Open) {
 
 func groups(t *testing.T, open Open) {
 	f := begin(t, open)
-	f.update(1, func(tx ledger.Tx) error { return tx.PutGroup("company", "acme", []byte(`{"a":1}`), at) })
-	f.update(1, func(tx ledger.Tx) error { return tx.PutGroup("company", "acme", []byte(`{"a":2}`), at) })
-	if b, err := f.l.Group(f.ctx, 1, "company", "acme"); err != nil || string(b) != `{"a":2}` {
-		t.Errorf("%s, %v", b, err)
+	f.freeze(2)
+	put := func(projectID int64, key, id, props string, at time.Time) {
+		t.Helper()
+		f.update(projectID, func(tx ledger.Tx) error {
+			var b []byte
+			if props != "" {
+				b = []byte(props)
+			}
+			if err := tx.PutGroup(key, id, b, at); err != nil {
+				return err
+			}
+			g, err := tx.Group(key, id) // it sees its own write
+			if (g == nil) != (props == "") || g != nil && (string(g.Props) != props || g.Key != key || g.ID != id) {
+				t.Errorf("%s of the transaction: %+v", id, g)
+			}
+			return err
+		})
 	}
-	f.update(1, func(tx ledger.Tx) error { return tx.PutGroup("company", "acme", nil, at) })
-	if b, err := f.l.Group(f.ctx, 1, "company", "acme"); err != nil || b != nil {
-		t.Errorf("after a deletion: %s, %v", b, err)
+	list := func(only, afterKey, afterID string, limit int) string {
+		t.Helper()
+		list, err := f.l.Groups(f.ctx, 1, only, afterKey, afterID, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out := ""
+		for _, g := range list {
+			out += g.Key + "/" + g.ID + string(g.Props) + " "
+		}
+		return out
+	}
+	put(1, "company", "acme", `{"a":1}`, at)
+	put(1, "company", "acme", `{"a":2}`, at.Add(time.Hour))
+	if g, err := f.l.Group(f.ctx, 1, "company", "acme"); err != nil || string(g.Props) != `{"a":2}` || !g.Updated.Equal(at.Add(time.Hour)) {
+		t.Errorf("%+v, %v", g, err)
+	}
+	put(1, "team", "a", `{"t":1}`, at)
+	put(1, "company", "zeta", `{}`, at)
+	put(2, "company", "other", `{}`, at)
+	for _, c := range []struct {
+		only, afterKey, afterID string
+		limit                   int
+		want                    string
+	}{
+		{"", "", "", 10, `company/acme{"a":2} company/zeta{} team/a{"t":1} `},
+		{"", "", "", 2, `company/acme{"a":2} company/zeta{} `},
+		{"", "company", "acme", 10, `company/zeta{} team/a{"t":1} `},
+		{"company", "company", "acme", 10, `company/zeta{} `},
+		{"team", "", "", 10, `team/a{"t":1} `},
+		{"none", "", "", 10, ``},
+	} {
+		if got := list(c.only, c.afterKey, c.afterID, c.limit); got != c.want {
+			t.Errorf("only %q after %q/%q: %s, want %s", c.only, c.afterKey, c.afterID, got, c.want)
+		}
+	}
+	put(1, "company", "acme", "", at)
+	if g, err := f.l.Group(f.ctx, 1, "company", "acme"); err != nil || g != nil {
+		t.Errorf("after a deletion: %+v, %v", g, err)
 	}
 }
 

@@ -195,15 +195,40 @@ func (s *Store) Seq(ctx context.Context, projectID int64) (seq uint64, err error
 	return seq, err
 }
 
+const groupColumns = `SELECT group_key, group_id, props, updated_ms FROM group_profiles WHERE project_id=$1 AND `
+
+func scanGroup(scan func(...any) error) (g ledger.Group, err error) {
+	var at int64
+	err = scan(&g.Key, &g.ID, &g.Props, &at)
+	g.Updated = time.UnixMilli(at).UTC()
+	return g, err
+}
+
 // Group implements ledger.Ledger.
-func (s *Store) Group(ctx context.Context, projectID int64, key, id string) ([]byte, error) {
+func (s *Store) Group(ctx context.Context, projectID int64, key, id string) (*ledger.Group, error) {
 	return selectGroup(ctx, s.db.Read(), projectID, key, id)
 }
 
-func selectGroup(ctx context.Context, q querier, projectID int64, key, id string) (props []byte, err error) {
-	err = q.QueryRowContext(ctx, `SELECT props FROM group_profiles WHERE project_id=$1 AND group_key=$2 AND group_id=$3`, projectID, key, id).Scan(&props)
+func selectGroup(ctx context.Context, q querier, projectID int64, key, id string) (*ledger.Group, error) {
+	g, err := scanGroup(q.QueryRowContext(ctx, groupColumns+`group_key=$2 AND group_id=$3`, projectID, key, id).Scan)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
-	return props, err
+	return &g, err
+}
+
+// Groups implements ledger.Ledger.
+func (s *Store) Groups(ctx context.Context, projectID int64, only, afterKey, afterID string, limit int) ([]ledger.Group, error) {
+	query, args := groupColumns+`(group_key, group_id) > ($2, $3)`, []any{projectID, afterKey, afterID, limit}
+	if only != "" {
+		query += ` AND group_key=$5`
+		args = append(args, only)
+	}
+	var out []ledger.Group
+	err := each(ctx, s.db.Read(), query+` ORDER BY group_key, group_id LIMIT $4`, args, func(r *sql.Rows) error {
+		g, err := scanGroup(r.Scan)
+		out = append(out, g)
+		return err
+	})
+	return out, err
 }

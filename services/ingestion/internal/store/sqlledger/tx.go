@@ -240,7 +240,9 @@ func (t *tx) Warn(kind string, at time.Time) error {
 }
 
 // Group implements ledger.Tx.
-func (t *tx) Group(key, id string) ([]byte, error) { return selectGroup(t.ctx, t.q, t.p, key, id) }
+func (t *tx) Group(key, id string) (*ledger.Group, error) {
+	return selectGroup(t.ctx, t.q, t.p, key, id)
+}
 
 // PutGroup implements ledger.Tx.
 func (t *tx) PutGroup(key, id string, props []byte, at time.Time) error {

@@ -1,0 +1,136 @@
+package event
+
+import (
+	"bytes"
+	"strconv"
+	"unicode/utf8"
+	"unsafe"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// CheckValue says what is wrong with a property's value, or "".
+func CheckValue(v jsontext.Value) string {
+	switch v.Kind() {
+	case '"':
+		if !utf8.Valid(v) {
+			return "not valid UTF-8"
+		}
+	case '0':
+		return checkNumber(v)
+	case '{', '[':
+		if len(v) > MaxNested {
+			return "a list or object must be at most 8 KB"
+		}
+		if !utf8.Valid(v) {
+			return "not valid UTF-8"
+		}
+		return CheckNested(v, MaxDepth, MaxProperties)
+	default: // true, false, null
+	}
+	return ""
+}
+
+func checkNumber(v []byte) string {
+	if len(v) < 25 && bytes.IndexByte(v, 'e') < 0 && bytes.IndexByte(v, 'E') < 0 {
+		return ""
+	}
+	if _, err := strconv.ParseFloat(string(v), 64); err != nil {
+		return "the number is out of range"
+	}
+	return ""
+}
+
+// CheckNested walks a well-formed object or array and checks its depth, the
+// number of keys and elements, and its numbers. It returns what is wrong, or "".
+func CheckNested(v []byte, maxDepth, maxWidth int) string {
+	var width [8]int
+	depth := 0
+	for i := 0; i < len(v); i++ {
+		switch c := v[i]; c {
+		case '"':
+			for i++; v[i] != '"'; i++ {
+				if v[i] == '\\' {
+					i++
+				}
+			}
+		case '{', '[':
+			if depth++; depth > maxDepth {
+				return "nested deeper than " + strconv.Itoa(maxDepth) + " levels"
+			}
+			width[depth&7] = 1
+		case '}', ']':
+			depth--
+		case ',':
+			if width[depth&7]++; width[depth&7] > maxWidth {
+				return "more than " + strconv.Itoa(maxWidth) + " keys or elements"
+			}
+		case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
+			s := i
+			for i+1 < len(v) && isNumber(v[i+1]) {
+				i++
+			}
+			if why := checkNumber(v[s : i+1]); why != "" {
+				return why
+			}
+		}
+	}
+	return ""
+}
+
+func isNumber(c byte) bool {
+	return c >= '0' && c <= '9' || c == '.' || c == 'e' || c == 'E' || c == '+' || c == '-'
+}
+
+// millisFrom is the value from which a number is milliseconds: as seconds it
+// would be the year 2969.
+const millisFrom = 31_536_000_000
+
+// ParseTime reads a time in seconds or milliseconds, with or without a fraction,
+// as a number or a string of one.
+func ParseTime(v jsontext.Value) (ms int64, ok bool) {
+	b := []byte(v)
+	if v.Kind() == '"' {
+		b = b[1 : len(b)-1]
+	} else if v.Kind() != '0' {
+		return 0, false
+	}
+	if len(b) == 0 || len(b) > 32 {
+		return 0, false
+	}
+	if n, err := strconv.ParseInt(unsafeString(b), 10, 64); err == nil {
+		if n < millisFrom && n > -millisFrom {
+			n *= 1000
+		}
+		return n, true
+	}
+	f, err := strconv.ParseFloat(unsafeString(b), 64)
+	if err != nil || f != f || f > 1e15 || f < -1e15 {
+		return 0, false
+	}
+	if f < millisFrom {
+		// Rounded, so that 1700000000.123 is …123 ms and not …122.
+		f *= 1000
+	}
+	if f < 0 {
+		return int64(f - 0.5), true
+	}
+	return int64(f + 0.5), true
+}
+
+func unsafeString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// Cut shortens text to MaxText characters without splitting one.
+func Cut(b []byte) []byte {
+	if len(b) <= MaxText {
+		return b
+	}
+	n := 0
+	for i := range string(b) {
+		if n == MaxText {
+			return b[:i]
+		}
+		n++
+	}
+	return b
+}

@@ -1,0 +1,246 @@
+package ingest
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"strconv"
+	"sync"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/wire"
+)
+
+// sink takes the elements of a payload.
+type sink interface {
+	// read takes the next value of dec as element i. An error is one of syntax, and
+	// then nothing of the element is kept.
+	read(dec *jsontext.Decoder, i int) error
+	// broken notes that element i can't be read, and why; what read kept of it goes.
+	broken(i int, element []byte, why string)
+}
+
+// each hands all elements of a payload to s. An element that can't be read fails
+// alone when it is a line of NDJSON, repeats a name, or is nested too deep to be
+// read; other broken JSON refuses the payload.
+func each(payload *wire.Payload, s sink) error {
+	if payload.Lines {
+		return lines(payload.JSON, s)
+	}
+	dec := jsontext.NewDecoder(bytes.NewBuffer(payload.JSON), event.Options...)
+	if dec.PeekKind() != '[' {
+		if err := s.read(dec, 0); err != nil {
+			return rest(payload.JSON, 0, 0, s, false)
+		}
+	} else {
+		if _, err := dec.ReadToken(); err != nil {
+			return syntax(dec, 0, err)
+		}
+		for i := 0; ; i++ {
+			at := dec.InputOffset()
+			if dec.PeekKind() == ']' {
+				break
+			}
+			if i == event.MaxBatch {
+				return wire.TooMany(event.MaxBatch)
+			}
+			if err := s.read(dec, i); err != nil {
+				return rest(payload.JSON, int(at), i, s, true)
+			}
+		}
+		if _, err := dec.ReadToken(); err != nil {
+			return syntax(dec, 0, err)
+		}
+	}
+	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return errTrailing
+	}
+	return nil
+}
+
+var errTrailing = wire.Invalid("the body goes on after its JSON value")
+
+func lines(b []byte, s sink) error {
+	i := 0
+	for line := range bytes.Lines(b) {
+		line = bytes.TrimSpace(line)
+		if len(line) == 0 {
+			continue
+		}
+		if i == event.MaxBatch {
+			return wire.TooMany(event.MaxBatch)
+		}
+		if _, err := alone(line, i, s); err != nil {
+			_, depth := span(line)
+			why := reason(err, depth)
+			if why == "" {
+				why = "not valid JSON"
+			}
+			s.broken(i, line, why)
+		}
+		i++
+	}
+	return nil
+}
+
+// alone reads an element that is cut out of its payload.
+func alone(b []byte, i int, s sink) (*jsontext.Decoder, error) {
+	dec := jsontext.NewDecoder(bytes.NewBuffer(b[:len(b):len(b)]), event.Options...)
+	if err := s.read(dec, i); err != nil {
+		return dec, err
+	}
+	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return dec, errTrailing
+	}
+	return dec, nil
+}
+
+// rest goes on where one decoder over the whole payload had to give up: from
+// element i at offset at, one element at a time. It is slow, and rarely needed.
+func rest(b []byte, at, i int, s sink, array bool) error {
+	for p := at; ; i++ {
+		p = skipSpace(b, p)
+		if i > 0 && array {
+			switch {
+			case p < len(b) && b[p] == ']':
+				if skipSpace(b, p+1) != len(b) {
+					return errTrailing
+				}
+				return nil
+			case p >= len(b) || b[p] != ',':
+				return wire.InvalidJSON(int64(p), false)
+			case i == event.MaxBatch:
+				return wire.TooMany(event.MaxBatch)
+			}
+			p = skipSpace(b, p+1)
+		}
+		n, depth := span(b[p:])
+		dec, err := alone(b[p:p+n], i, s)
+		if err != nil {
+			why := reason(err, depth)
+			if why == "" {
+				return syntax(dec, p, err)
+			}
+			s.broken(i, b[p:p+n], why)
+		}
+		if p += n; !array {
+			if skipSpace(b, p) != len(b) {
+				return errTrailing
+			}
+			return nil
+		}
+	}
+}
+
+// readable is the depth from which an element counts as too deep to be read. The
+// JSON reader itself stops at 10,000.
+const readable = 1000
+
+// reason says why an element alone can't be read, "" when it is broken JSON.
+func reason(err error, depth int) string {
+	switch {
+	case errors.Is(err, jsontext.ErrDuplicateName):
+		return "a name is given twice in one object"
+	case depth > readable:
+		return "nested deeper than " + strconv.Itoa(event.MaxDepth) + " levels"
+	default:
+		return ""
+	}
+}
+
+func skipSpace(b []byte, p int) int {
+	for p < len(b) && (b[p] == ' ' || b[p] == '\t' || b[p] == '\n' || b[p] == '\r') {
+		p++
+	}
+	return p
+}
+
+// span measures the value that b begins with by its brackets and quotes alone:
+// its length, all of b when it does not end, and its depth.
+func span(b []byte) (n, depth int) {
+	open := 0
+	for i := 0; i < len(b); i++ {
+		switch b[i] {
+		case '"':
+			for i++; i < len(b) && b[i] != '"'; i++ {
+				if b[i] == '\\' {
+					i++
+				}
+			}
+		case '{', '[':
+			open++
+			depth = max(depth, open)
+		case '}', ']':
+			if open == 0 {
+				return i, depth
+			}
+			if open--; open == 0 {
+				return i + 1, depth
+			}
+		case ',':
+			if open == 0 {
+				return i, depth
+			}
+		}
+	}
+	return len(b), depth
+}
+
+func syntax(dec *jsontext.Decoder, at int, err error) error {
+	if r, ok := errors.AsType[*wire.Refusal](err); ok {
+		return r
+	}
+	return wire.InvalidJSON(int64(at)+dec.InputOffset(), errors.Is(err, jsontext.ErrDuplicateName))
+}
+
+// scratch is the memory one request decodes into.
+type scratch struct {
+	dec      *event.Decoder
+	events   []event.Event
+	good     []*event.Event
+	failures []*event.Failure
+}
+
+var scratches = sync.Pool{New: func() any { return &scratch{dec: event.NewDecoder(64 << 10)} }}
+
+// give puts the memory back for the next request.
+func (sc *scratch) give() {
+	clear(sc.events)
+	clear(sc.good)
+	sc.events, sc.good, sc.failures = sc.events[:0], sc.good[:0], nil
+	if sc.dec.Reset() <= maxKept {
+		scratches.Put(sc)
+	}
+}
+
+// maxKept is the memory of a decoder that is worth keeping: that of an ordinary
+// full batch. Larger ones would pile up.
+const maxKept = 8 << 20
+
+// read implements sink.
+func (sc *scratch) read(dec *jsontext.Decoder, i int) error {
+	sc.events = append(sc.events, event.Event{})
+	ev := &sc.events[len(sc.events)-1]
+	ev.Reset(i)
+	f, err := sc.dec.Decode(dec, ev)
+	if f != nil {
+		sc.failures = append(sc.failures, f)
+	}
+	if f != nil || err != nil {
+		sc.events = sc.events[:len(sc.events)-1]
+	}
+	return err
+}
+
+// broken implements sink.
+func (sc *scratch) broken(i int, element []byte, why string) {
+	if n := len(sc.events); n > 0 && sc.events[n-1].Index == i {
+		sc.events = sc.events[:n-1]
+	}
+	// The sender finds its event again by the insert id, as far as it can be read.
+	ev := &event.Event{Index: i}
+	_, _ = sc.dec.Decode(jsontext.NewDecoder(bytes.NewBuffer(element[:len(element):len(element)]), event.Lenient...), ev) // it is broken, that is known
+	sc.failures = append(sc.failures, ev.Invalid("event", why))
+}
