@@ -9,11 +9,12 @@ import (
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/warehouse"
 )
 
-// counted is the FROM and WHERE of a usage query: events e of the span, user is
-// the SQL of their canonical user as of the instant asked for.
+// counted is a usage query's FROM and WHERE, of events e of the span: events for
+// the events alone, from where user is the SQL of their canonical user as of the
+// instant asked for.
 type counted struct {
-	from, user, time string
-	args             []any
+	events, from, user, time string
+	args                     []any
 }
 
 func (s *Store) counted(q *warehouse.UsageQuery) counted {
@@ -34,7 +35,8 @@ func (s *Store) counted(q *warehouse.UsageQuery) counted {
 		}
 		join = ` LEFT JOIN (` + links + `) l ON l.user_no=e.user_no`
 	}
-	c.from = ` FROM events e` + join + ` WHERE e.project_id=$1 AND ` + c.time + `>=$2 AND ` + c.time + `<$3`
+	where := ` WHERE e.project_id=$1 AND ` + c.time + `>=$2 AND ` + c.time + `<$3`
+	c.events, c.from = ` FROM events e`+where, ` FROM events e`+join+where
 	return c
 }
 
@@ -53,14 +55,14 @@ func (s *Store) Usage(ctx context.Context, q warehouse.UsageQuery) (_ *warehouse
 	defer done(&err)
 	c := s.counted(&q)
 	u := &warehouse.Usage{ExemptByRule: map[string]int64{}, BySource: map[string]int64{}}
-	// One pass: numbers are dense, so 64 users are one group and a user one bit.
-	// User 0 is nobody: its events count, it does not.
-	groups := fmt.Sprintf(`WITH g AS MATERIALIZED (SELECT e.rule AS rule, e.source AS source, u >> 6 AS w, bit_or(CASE WHEN u=0 THEN 0::UBIGINT ELSE 1::UBIGINT << (u & 63) END) AS b, count(*) AS n, count(*) FILTER (e.flags & %d <> 0) AS guard
-		FROM (SELECT e.rule, e.source, e.flags, %s AS u %s) e GROUP BY 1, 2, 3)
-		SELECT rule, source, sum(n)::BIGINT, sum(guard)::BIGINT, 0, 0 FROM g GROUP BY 1, 2
+	// One statement, so that both parts see one snapshot. Numbers are dense: 64 users
+	// are one group and a user one bit, which beats counting distinct numbers. User 0
+	// is nobody: its events count, it does not.
+	text := fmt.Sprintf(`SELECT e.rule, e.source, count(*), count(*) FILTER (e.flags & %d <> 0), 0, 0 %s GROUP BY 1, 2
 		UNION ALL SELECT '', '', 0, 0, coalesce(sum(bit_count(q)), 0)::BIGINT, coalesce(sum(bit_count(a & ~q)), 0)::BIGINT
-		FROM (SELECT coalesce(bit_or(b) FILTER (rule=''), 0::UBIGINT) AS q, bit_or(b) AS a FROM g GROUP BY w)`, warehouse.FlagGuardrail, c.user, c.from)
-	err = query(ctx, s.db, groups, c.args, func(r *sql.Rows) error {
+		FROM (SELECT bit_or(CASE WHEN rule='' THEN 1::UBIGINT << (u & 63) ELSE 0::UBIGINT END) AS q, bit_or(1::UBIGINT << (u & 63)) AS a
+			FROM (SELECT e.rule AS rule, %s AS u %s AND e.user_no<>0) GROUP BY u >> 6)`, warehouse.FlagGuardrail, c.events, c.user, c.from)
+	err = query(ctx, s.db, text, c.args, func(r *sql.Rows) error {
 		var rule, source string
 		var n, guard, users, only int64
 		if err := r.Scan(&rule, &source, &n, &guard, &users, &only); err != nil {
