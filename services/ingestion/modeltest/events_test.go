@@ -242,12 +242,21 @@ func (p *project) judge(e *event, track, strict bool, now int64) (field string) 
 	return ""
 }
 
+func idOrNone(v any) (string, bool) {
+	s, ok := v.(string)
+	return s, ok || v == nil
+}
+
 // infer: an identity call without distinct_id is its first id's.
 func (e *event) infer() {
 	id := ""
 	switch e.name {
 	case "$identify":
-		id, _ = e.props["$identified_id"].(string)
+		_, ok1 := idOrNone(e.props["$anon_id"])
+		_, ok2 := idOrNone(e.props["$anon_distinct_id"])
+		if s, ok := idOrNone(e.props["$identified_id"]); ok && ok1 && ok2 {
+			id = s
+		}
 	case "$merge":
 		if both, ok := texts(e.props["$distinct_ids"]); ok && len(both) == 2 && both[1] != "" {
 			id = both[0]

@@ -239,16 +239,17 @@ func (p *project) legacyAlias(id, alias string, now int64) (refused string) {
 // call follows $identify, $create_alias and $merge.
 func (p *project) call(e *event, now int64) (refused string) {
 	text := func(name string) (string, bool) {
-		s, ok := e.props[name].(string)
-		return s, ok || e.props[name] == nil
+		s, ok := idOrNone(e.props[name])
+		return cut(s), ok
 	}
 	identified, ok1 := text("$identified_id")
 	anon, ok2 := text("$anon_id")
 	browser, ok3 := text("$anon_distinct_id")
-	alias, ok4 := text("alias")
-	both, ok5 := texts(e.props["$distinct_ids"])
+	alias, okAlias := text("alias")
+	both, okBoth := texts(e.props["$distinct_ids"])
+	readable := map[string]bool{"$identify": ok1 && ok2 && ok3, "$create_alias": okAlias, "$merge": okBoth}
 	switch {
-	case !ok1 || !ok2 || !ok3 || !ok4 || !ok5:
+	case !readable[e.name]:
 		refused = "unreadable_ids"
 	case e.name == "$identify":
 		if identified == "" {

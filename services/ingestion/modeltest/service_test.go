@@ -128,16 +128,12 @@ func (v *service) send(r *request) (a answer, text string, err error) {
 // expect is the answer that a request must get, as its text or its contents.
 func expect(r *request, a answer) (digit string, full *answer) {
 	switch {
-	case r.Endpoint == imports || r.Endpoint == engage && r.Strict && (a.refused || len(a.failures) > 0):
-		if !r.Strict && r.Endpoint == imports { // the failures are not told
-			a.failures = nil
-		}
-		if a.refused {
-			a = answer{refused: true}
-		}
+	case a.refused && (r.Strict || r.Endpoint == imports):
+		return "", &answer{refused: true}
+	case r.Endpoint == imports && !r.Strict: // the failures are not told
+		return "", &answer{accepted: a.accepted}
+	case r.Endpoint == imports || r.Strict && r.Endpoint != track && len(a.failures) > 0:
 		return "", &a
-	case r.Endpoint == groups && r.Strict && (a.refused || len(a.failures) > 0):
-		return "", nil
 	case a.refused || a.accepted == 0 && len(a.failures) > 0:
 		return "200 0", nil
 	default:

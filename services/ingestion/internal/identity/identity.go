@@ -304,13 +304,7 @@ func note(ev *event.Event, system project.IdentitySystem, why string) (undo func
 	if system == project.Simplified {
 		key = "$identity_failure_reason"
 	}
-	b := make([]byte, 0, len(before)+len(key)+len(why)+8)
-	b = append(b, before[:len(before)-1]...)
-	if len(before) > 2 {
-		b = append(b, ',')
-	}
-	b = append(b, `"`+key+`":"`+why+`"}`...)
-	ev.Props = b
+	ev.Props = event.Put(before, key, `"`+why+`"`)
 	return func() { ev.Props = before }
 }
 

@@ -140,9 +140,6 @@ func (p *Pipeline) submit(ctx context.Context, events []*event.Event, isImport b
 		slog.ErrorContext(ctx, "events not stored", "events", len(events), "error", j.err)
 		return Result{}, fault.New(fault.Internal, "STORE_FAILED", "the events could not be stored").Wrap(j.err)
 	}
-	if j.dupes > 0 {
-		p.duplicates(events[0].Project.ID).Add(int64(j.dupes))
-	}
 	return Result{Stored: j.stored, Duplicates: j.dupes}, nil
 }
 
@@ -219,9 +216,10 @@ func (p *Pipeline) runCommit() {
 		for _, j := range group {
 			j.err, j.group = err, len(rows)
 			if err == nil {
-				for range j.events {
+				for _, ev := range j.events {
 					if out.Duplicate[at] {
 						j.dupes++
+						p.duplicates(ev.Project.ID).Add(1)
 					} else {
 						j.stored++
 					}

@@ -137,9 +137,18 @@ func (u *Update) fail(field, reason string) *event.Failure {
 	return &event.Failure{Index: u.Index, Field: field, Message: "'" + field + "' is invalid: " + reason}
 }
 
-// Creates reports whether the update makes a profile that does not exist yet.
+// Creates reports whether the update makes a profile that does not exist yet: not
+// when all it asks for is refused.
 func (u *Update) Creates() bool {
-	return !u.Delete && len(u.Set)+len(u.SetOnce)+len(u.Add)+len(u.Append)+len(u.Union) > 0
+	switch {
+	case u.Delete:
+		return false
+	case len(u.Set)+len(u.SetOnce)+len(u.Append) > 0:
+		return true
+	default:
+		return slices.ContainsFunc(u.Add, func(p Property) bool { _, why := add(nil, p.Value); return why == "" }) ||
+			slices.ContainsFunc(u.Union, func(p Property) bool { _, why := union(nil, p.Value); return why == "" })
+	}
 }
 
 // Writes reports whether the update sets a property.
@@ -150,7 +159,7 @@ func (u *Update) Writes(name string) bool {
 
 // Empty reports whether there is no operation.
 func (u *Update) Empty() bool {
-	return !u.Delete && !u.Creates() && len(u.Remove)+len(u.Unset) == 0
+	return !u.Delete && len(u.Set)+len(u.SetOnce)+len(u.Add)+len(u.Append)+len(u.Union)+len(u.Remove)+len(u.Unset) == 0
 }
 
 // Apply changes p by the update's operations other than Delete. A property that
@@ -205,8 +214,9 @@ func (u *Update) Apply(p Properties, now time.Time) (changed bool, failures []*e
 	step("$append", u.Append, appendValue)
 	step("$union", u.Union, union)
 	step("$remove", u.Remove, remove)
-	if changed && !u.IgnoreTime && len(p) > 0 {
+	if (changed || len(failures) == 0) && !u.IgnoreTime && len(p) > 0 {
 		v, _ := jsontext.AppendQuote(nil, now.UTC().Format("2006-01-02T15:04:05"))
+		changed = changed || !bytes.Equal(p[LastSeen], v)
 		p[LastSeen] = v
 	}
 	return changed, failures
