@@ -162,3 +162,17 @@ func TestDuplicatesCountForTheirOwnProject(t *testing.T) {
 		}
 	}
 }
+
+func TestAPartnerIDThatMovesInABatchIsTheNewUsersFromThere(t *testing.T) {
+	h := newHarness(t)
+	h.engage(1, set("$device:D", props{clevertap: "P"}), set("waits", props{clevertap: "P"}))
+	h.importStrict(1, ev("View", start, "P", "m1", nil)) // known from now on
+	h.importStrict(1,
+		ev("View", start, "P", "m2", nil),
+		ev("Login", start, "", "m3", props{"$device_id": "D", "$user_id": "U"}), // the device's profile is gone, and P free
+		ev("View", start, "P", "m4", nil),
+	)
+	if got := h.owners(1); got["m1"] != "U" || got["m2"] != "U" || got["m4"] != "waits" {
+		t.Errorf("owners %v", got)
+	}
+}

@@ -2,6 +2,7 @@ package modeltest_test
 
 import (
 	"encoding/json"
+	"math"
 	"math/big"
 	"slices"
 	"strconv"
@@ -294,7 +295,10 @@ func sum(a, b json.Number) json.Number {
 	}
 	f, _ := a.Float64()
 	g, _ := b.Float64()
-	return json.Number(strconv.FormatFloat(f+g, 'g', -1, 64))
+	if f += g; math.Abs(f) < 1e21 { // as JavaScript writes it: without an exponent
+		return json.Number(strconv.FormatFloat(f, 'f', -1, 64))
+	}
+	return json.Number(strconv.FormatFloat(f, 'g', -1, 64))
 }
 
 // canonical writes a value so that equal values are equal texts: names sorted,

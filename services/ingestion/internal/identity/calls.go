@@ -338,6 +338,7 @@ func (s *Session) release(value string) error {
 func (s *Session) take(value string, no uint64) error {
 	row := s.ids[value]
 	row.UserNo, row.Canonical, row.At = no, no, s.now
+	s.moves = append(s.moves, move{s.at, value, no})
 	return s.tx.Repoint(value, no, ledger.PartnerAlias, s.now)
 }
 

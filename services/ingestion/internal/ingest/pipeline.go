@@ -171,7 +171,7 @@ func (p *Pipeline) runResolve() {
 	defer close(p.commit)
 	for j := range p.resolve {
 		group := []*job{j}
-		events := j.rest
+		events, batches := j.rest, [][]*event.Event{j.events}
 		for more := true; more && len(events) < p.cfg.MaxGroup; {
 			select {
 			case next, ok := <-p.resolve:
@@ -180,12 +180,12 @@ func (p *Pipeline) runResolve() {
 					break
 				}
 				group = append(group, next)
-				events = append(events, next.rest...)
+				events, batches = append(events, next.rest...), append(batches, next.events)
 			default:
 				more = false
 			}
 		}
-		err := p.resolver.Resolve(context.Background(), events)
+		err := p.resolver.Resolve(context.Background(), events, batches...)
 		for _, j := range group {
 			if err != nil {
 				j.err = err
