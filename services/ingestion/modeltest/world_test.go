@@ -158,6 +158,9 @@ func readUpdate(v any, group bool) (*update, string) {
 	u.ignoreTime, u.ignoreAlias = yes(o["$ignore_time"]), yes(o["$ignore_alias"])
 	_, u.delete = o["$delete"]
 	if group {
+		if o["$group_key"] == nil || o["$group_id"] == nil {
+			return nil, "$group_key"
+		}
 		return u, ""
 	}
 	var isID bool
