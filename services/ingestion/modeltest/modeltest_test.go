@@ -175,7 +175,8 @@ func env(t *testing.T, name string, def int) int {
 }
 
 // TestRandomHistoriesGiveWhatTheModelGives runs COHORTBRIDGE_MODEL_SEEDS histories
-// from seed COHORTBRIDGE_MODEL_FIRST on.
+// from seed COHORTBRIDGE_MODEL_FIRST on. One that fails is shrunk, unless
+// COHORTBRIDGE_MODEL_SHRINK is 0.
 func TestRandomHistoriesGiveWhatTheModelGives(t *testing.T) {
 	first, seeds := env(t, "COHORTBRIDGE_MODEL_FIRST", 0), env(t, "COHORTBRIDGE_MODEL_SEEDS", 6)
 	lane := make(chan struct{}, 2)
@@ -188,6 +189,9 @@ func TestRandomHistoriesGiveWhatTheModelGives(t *testing.T) {
 			diff := run(t, &s, steps)
 			if diff == "" {
 				return
+			}
+			if env(t, "COHORTBRIDGE_MODEL_SHRINK", 1) == 0 {
+				t.Fatalf("seed %d: %s", seed, diff)
 			}
 			var b strings.Builder
 			short, last := shrink(t, &s, steps, diff, time.Now().Add(2*time.Minute))
