@@ -176,3 +176,13 @@ func TestAPartnerIDThatMovesInABatchIsTheNewUsersFromThere(t *testing.T) {
 		t.Errorf("owners %v", got)
 	}
 }
+
+func TestABrokenLineIsReportedOnce(t *testing.T) {
+	h := newHarness(t)
+	for e, body := range map[ingestionv1.IngestRawRequest_Endpoint]string{imports: "[1]x\n7 7", engage: "[1]x\n7 7"} {
+		r := h.raw(&ingestionv1.IngestRawRequest{Endpoint: e, RawQuery: "strict=1", ContentType: "application/x-ndjson", Authorization: basic("secret-1", ""), Body: []byte(body)})
+		if strings.Count(string(r.GetBody()), `"index":0`) != 1 || strings.Count(string(r.GetBody()), `"index":1`) != 1 {
+			t.Errorf("%v: %s", e, r.GetBody())
+		}
+	}
+}

@@ -20,6 +20,7 @@ const (
 
 var (
 	uuid4    = regexp.MustCompile(`^(?i)[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`)
+	decimal  = regexp.MustCompile(`^[+-]?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$`)
 	insertID = regexp.MustCompile(`^[A-Za-z0-9-]+$`)
 )
 
@@ -157,6 +158,9 @@ func readTime(v any) (ms int64, ok bool) {
 	if n, isNum := v.(json.Number); isNum {
 		s = n.String()
 	} else if !isText {
+		return 0, false
+	}
+	if !decimal.MatchString(s) {
 		return 0, false
 	}
 	f, err := strconv.ParseFloat(s, 64)

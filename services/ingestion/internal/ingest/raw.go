@@ -210,6 +210,15 @@ func byIndex(failures []*event.Failure) {
 	slices.SortStableFunc(failures, func(a, b *event.Failure) int { return a.Index - b.Index })
 }
 
+// dropLast drops the failure of a line that turns out to be broken JSON, so that
+// it is reported once.
+func dropLast(failures []*event.Failure, index int) []*event.Failure {
+	if n := len(failures); n > 0 && failures[n-1].Index == index {
+		return failures[:n-1]
+	}
+	return failures
+}
+
 // decode reads all events of a payload into sc.events, but for those that failed.
 func (sc *scratch) decode(payload *wire.Payload) ([]*event.Failure, error) {
 	var failures []*event.Failure
@@ -228,7 +237,7 @@ func (sc *scratch) decode(payload *wire.Payload) ([]*event.Failure, error) {
 		if n := len(sc.events); n > 0 && sc.events[n-1].Index == i {
 			sc.events = sc.events[:n-1]
 		}
-		failures = append(failures, &event.Failure{Index: i, Field: "event", Message: "'event' is invalid: not valid JSON"})
+		failures = append(dropLast(failures, i), &event.Failure{Index: i, Field: "event", Message: "'event' is invalid: not valid JSON"})
 	})
 	return failures, err
 }
@@ -390,7 +399,7 @@ func (in *Ingester) profiles(ctx context.Context, r *wire.Request, payload *wire
 		if n := len(updates); n > 0 && updates[n-1].Index == i {
 			updates = updates[:n-1]
 		}
-		failures = append(failures, &event.Failure{Index: i, Field: "$", Message: "'$' is invalid: not valid JSON"})
+		failures = append(dropLast(failures, i), &event.Failure{Index: i, Field: "$", Message: "'$' is invalid: not valid JSON"})
 	})
 	if err != nil {
 		return nil, err

@@ -4,6 +4,8 @@ package profile
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"maps"
 	"math"
 	"slices"
@@ -39,8 +41,8 @@ func Parse(b []byte) (Properties, error) {
 		return p, nil
 	}
 	dec := jsontext.NewDecoder(bytes.NewBuffer(b), event.Options...)
-	if _, err := dec.ReadToken(); err != nil {
-		return nil, err
+	if t, err := dec.ReadToken(); err != nil || t.Kind() != '{' {
+		return nil, errors.Join(errNoObject, err)
 	}
 	for dec.PeekKind() != '}' {
 		name, err := dec.ReadToken()
@@ -54,8 +56,16 @@ func Parse(b []byte) (Properties, error) {
 		}
 		p[key] = v.Clone()
 	}
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, err
+	}
+	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return nil, errNoObject
+	}
 	return p, nil
 }
+
+var errNoObject = errors.New("not one JSON object")
 
 // JSON writes the properties as an object with sorted names.
 func (p Properties) JSON() []byte {
