@@ -56,17 +56,14 @@ func decode(s string) (v any, ok bool) {
 
 // event is one event on its way in.
 type event struct {
-	index       int
-	name        string
-	props       map[string]any // all of them, as sent
-	time, sent  int64
-	insert      string
-	generated   bool
-	arrival     string
-	inferred    bool // the arrival is the call's own id, not one that was sent
-	link        string
-	track       bool
-	failureNote string
+	name       string
+	props      map[string]any // all of them, as sent
+	time, sent int64
+	insert     string
+	generated  bool
+	arrival    string
+	inferred   bool // the arrival is the call's own id, not one that was sent
+	link       string
 }
 
 func isIdentity(name string) bool {

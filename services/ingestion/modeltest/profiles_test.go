@@ -199,7 +199,7 @@ func (u *update) apply(props map[string]any, now int64) (changed bool, failed []
 				failed = append(failed, op+"."+name)
 				continue
 			}
-			if next == nil && old == nil && !(op == "$set" || op == "$set_once") {
+			if next == nil && old == nil && op != "$set" && op != "$set_once" {
 				continue
 			}
 			if !there || literal(next) != literal(old) {

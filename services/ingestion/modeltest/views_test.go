@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
 	"github.com/go-json-experiment/json/jsontext"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
+	typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
 )
 
 // A view is everything a project shows, a line each; the model and the service
@@ -39,6 +42,7 @@ func (p *project) months() []string {
 func (p *project) view(now int64) (out []string) {
 	line := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
 	users, profiles := 0, 0
+	did, identified, lists := map[*account]int{}, []int{}, []int{}
 	for _, e := range p.events {
 		id, insert, verdict := "", e.insert, "qualifying"
 		props := clone(e.props)
@@ -46,6 +50,9 @@ func (p *project) view(now int64) (out []string) {
 			props["$import"] = true
 		}
 		if e.account != nil {
+			if e.name == "View" || e.name == "E" {
+				did[e.account.user()]++
+			}
 			id = e.account.user().first
 			if e.account.into != nil {
 				props["$distinct_id_before_identity"] = e.account.first
@@ -65,6 +72,10 @@ func (p *project) view(now int64) (out []string) {
 		}
 		users++
 		if a.profile != nil {
+			identified = append(identified, a.n+1)
+			if a.profile["list"] != nil {
+				lists = append(lists, a.n+1)
+			}
 			profiles++
 			line("profile %d %q updated %d %s", a.n+1, a.first, a.updated, rounded(a.profile))
 		}
@@ -92,6 +103,15 @@ func (p *project) view(now int64) (out []string) {
 			out = append(out, m)
 		}
 	}
+	var often []int
+	for _, a := range p.accounts {
+		if did[a] >= 2 {
+			often = append(often, a.n+1)
+		}
+	}
+	line("cohort of users who did it twice %v", often)
+	line("cohort of users with a list %v", lists)
+	line("cohort of identified users %v", identified)
 	for _, id := range p.probes() {
 		l := p.ids[id]
 		if l == nil {
@@ -197,6 +217,11 @@ func (v *service) view(p *project) (out []string, err error) {
 			}
 		}
 	}
+	cohorts, err := v.cohorts(parent)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, cohorts...)
 	for _, id := range p.probes() {
 		r, err := v.Data.LookupIdentity(ctx, &ingestionv1.LookupIdentityRequest{Parent: parent, DistinctId: id})
 		if err != nil {
@@ -234,6 +259,32 @@ func (v *service) view(p *project) (out []string, err error) {
 			Month: u.GetMonth(), MTU: u.GetMtu(), Users: u.GetUsers(), Qualifying: u.GetQualifyingEvents(), Exempt: u.GetExemptEvents(),
 			ExemptOnly: u.GetExemptOnlyUsers(), Guardrail: u.GetGuardrail(), ByRule: u.GetExemptByRule(), BySource: u.GetEventsBySource(),
 		})
+	}
+	return out, nil
+}
+
+// cohorts reads what cohorts are made of: an event done twice, a property that is
+// set, and who is identified.
+func (v *service) cohorts(parent string) (out []string, err error) {
+	twice := 2.0
+	answers := &sink[ingestionv1.EvaluateLeavesResponse]{}
+	req := &ingestionv1.EvaluateLeavesRequest{Parent: parent, AsOf: timestamppb.New(v.now.Add(time.Hour)), Leaves: []*ingestionv1.Leaf{
+		{Leaf: &ingestionv1.Leaf_Behavior{Behavior: &typev1.BehaviorLeaf{Events: []string{"View", "E"}, Threshold: &twice}}},
+		{Leaf: &ingestionv1.Leaf_Property{Property: &typev1.PropertyLeaf{Filter: &typev1.PropertyFilter{Property: "list", Type: typev1.ValueType_VALUE_TYPE_STRING, Operator: typev1.PropertyOperator_PROPERTY_OPERATOR_IS_SET}}}},
+	}}
+	if err := v.Evaluation.EvaluateLeaves(req, answers); err != nil {
+		return nil, err
+	}
+	for i, name := range []string{"users who did it twice", "users with a list", "identified users"} {
+		set := answers.got[i].GetLeaf().GetUsers()
+		if i == 2 {
+			set = answers.got[i].GetIdentified()
+		}
+		bm := roaring64.New()
+		if err := bm.UnmarshalBinary(set.GetRoaring()); err != nil {
+			return nil, err
+		}
+		out = append(out, fmt.Sprintf("cohort of %s %v", name, bm.ToArray()))
 	}
 	return out, nil
 }
