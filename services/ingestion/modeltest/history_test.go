@@ -31,6 +31,7 @@ type shape struct {
 	main    int64 // the project that gets most
 	users   int   // size of the id space
 	fresh   int   // of 100 events, those of ids never seen before
+	few     bool  // nearly all events are of two users, and count
 	spread  int64 // how far back events go, hours
 	advance time.Duration
 }
@@ -62,7 +63,7 @@ func generate(seed uint64) (setup, []step) {
 		s.HashBudget, s.IdentityCache = []int{0, 20, 400}[r.IntN(3)], 1000
 		g.shape.fresh, g.shape.spread = 40, 24*40
 	case seed%20 == 3: // few users with many events: the guardrail decides
-		g.shape.users, g.shape.fresh, g.shape.advance, g.shape.spread = 1, 0, time.Minute, 2
+		g.shape.users, g.shape.fresh, g.shape.advance, g.shape.spread, g.shape.few = 1, 0, time.Minute, 2, true
 	}
 	var steps []step
 	restarts := 2 + r.IntN(2)
@@ -90,7 +91,7 @@ func (g *generator) one(list ...string) string { return list[g.r.IntN(len(list))
 func (g *generator) chance(n int) bool         { return g.r.IntN(n) == 0 }
 
 func (g *generator) project() int64 {
-	if g.chance(6) {
+	if !g.shape.few && g.chance(6) {
 		return int64(g.r.IntN(3)) + 1
 	}
 	return g.shape.main
@@ -108,7 +109,11 @@ func (g *generator) request() *request {
 	}
 	size := 1 + g.r.IntN([]int{3, 20, 60, 150}[g.r.IntN(4)])
 	q := &request{Project: g.project(), Strict: g.chance(2), Gzip: g.chance(4)}
-	switch k := g.r.IntN(20); {
+	k := g.r.IntN(20)
+	if g.shape.few {
+		k = g.r.IntN(14)
+	}
+	switch {
 	case k < 9:
 		q.Endpoint, q.Lines = imports, g.chance(4)
 	case k < 13:
@@ -214,6 +219,10 @@ func (g *generator) event(q *request) any {
 	e := object{"event": g.one("E", "View", "E", "View", "Purchase", "Notification Sent", "UTM Visited", "Canvas Entry", "Airship Send", "emailSend", "$campaign_open", "$app_open", "$campaign_delivery", "$opt_in", "xp.message.open", "Mailchimp - Opened Campaign"), "properties": p}
 	if g.chance(8) { // collides with others
 		p["$insert_id"], p["time"] = fmt.Sprint("i", g.r.IntN(4)), json.Number(fmt.Sprint(g.now.Unix()-int64(g.r.IntN(2))*86400))
+	}
+	if g.shape.few {
+		p["distinct_id"], p["token"], e["event"] = g.one("u0", "u1"), g.token(q.Project), "View"
+		return e
 	}
 	if q.Endpoint == track || g.chance(20) {
 		p["token"] = g.token(q.Project)

@@ -26,12 +26,7 @@ func run(t *testing.T, s *setup, steps []step) (diff string) {
 			t.Error(err)
 		}
 	}()
-	w := &world{}
-	for i, system := range []int{simplified, original, legacy} {
-		p := newProject(int64(i+1), system)
-		p.nameOnly, p.byEventTime, p.sources = s.NameOnly, s.ByEventTime, s.Sources
-		w.projects = append(w.projects, p)
-	}
+	w := newWorld(s)
 	for i, st := range steps {
 		v.now = v.now.Add(st.Advance)
 		if st.Request != nil {

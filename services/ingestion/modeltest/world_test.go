@@ -27,6 +27,16 @@ type request struct {
 // world is the model of a service.
 type world struct{ projects []*project }
 
+func newWorld(s *setup) *world {
+	w := &world{}
+	for i, system := range []int{simplified, original, legacy} {
+		p := newProject(int64(i+1), system)
+		p.nameOnly, p.byEventTime, p.sources = s.NameOnly, s.ByEventTime, s.Sources
+		w.projects = append(w.projects, p)
+	}
+	return w
+}
+
 func (w *world) byID(id int64) *project { return w.projects[id-1] }
 
 func (w *world) byToken(v any) *project {
