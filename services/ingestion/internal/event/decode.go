@@ -2,6 +2,7 @@ package event
 
 import (
 	"bytes"
+	"math"
 	"strconv"
 	"unicode/utf8"
 	"unsafe"
@@ -385,13 +386,9 @@ func ParseTime(v jsontext.Value) (ms int64, ok bool) {
 		return 0, false
 	}
 	if f < millisFrom && f > -millisFrom {
-		// Rounded, so that 1700000000.123 is …123 ms and not …122.
 		f *= 1000
 	}
-	if f < 0 {
-		return int64(f - 0.5), true
-	}
-	return int64(f + 0.5), true
+	return int64(math.Round(f)), true // so that 1700000000.123 is …123 ms and not …122
 }
 
 // notDecimal finds what Go takes in a number and senders don't write: 0x10, 1_000, Inf.
