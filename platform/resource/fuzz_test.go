@@ -1,7 +1,6 @@
 package resource_test
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/cohortbridge/cohortbridge/platform/fault"
@@ -18,7 +17,8 @@ func FuzzPageToken(f *testing.F) {
 		id, err := resource.PageToken(token)
 		switch {
 		case err != nil:
-			if !fault.Is(err, fault.Invalid) || len(token) > 3 && strings.Contains(err.Error(), token) && !strings.Contains("page_token: is not one that this call returned", token) {
+			text := err.Error() // says the same of every token
+			if _, other := resource.PageToken("no token"); !fault.Is(err, fault.Invalid) || text != other.Error() {
 				t.Fatalf("%q: %v", token, err)
 			}
 		case token == "" && id == 0:
