@@ -71,7 +71,7 @@ FUZZ_MODULES := platform services/ingestion
 fuzz: ## Run every fuzz target for FUZZTIME (60s), one after the other.
 	@set -o pipefail; for m in $(FUZZ_MODULES); do cd $(CURDIR)/$$m; for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
 	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do echo "== $$m $$p $$f"; \
-	    go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -parallel 1 $$p || exit 1; done; done; done
+	    go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s -parallel 1 $$p || exit 1; done; done; done
 
 .PHONY: bench
 bench: build ## Measure; prints a table and writes bench/results.json.
