@@ -59,6 +59,20 @@ test-all: test ## Also the official clients over npm, kill -9 and destination fa
 	cd e2e/clients && npm ci --no-audit --no-fund
 	cd e2e && go test -race -timeout 40m -tags clients,faults ./clients ./faults
 
+SEEDS ?= 200
+FIRST ?= 0
+.PHONY: model
+model: ## Random histories against a model of ingestion: SEEDS=n from seed FIRST=k.
+	cd services/ingestion && COHORTBRIDGE_MODEL_SEEDS=$(SEEDS) COHORTBRIDGE_MODEL_FIRST=$(FIRST) go test -count=1 -timeout 0 ./modeltest
+
+FUZZTIME ?= 60s
+FUZZ_MODULES := platform services/ingestion
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (60s), one after the other.
+	@set -o pipefail; for m in $(FUZZ_MODULES); do cd $(CURDIR)/$$m; for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \
+	  for f in $$(go test -list '^Fuzz' $$p | grep '^Fuzz'); do echo "== $$m $$p $$f"; \
+	    go test -run '^$$' -fuzz "^$$f$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 2s -parallel 1 $$p || exit 1; done; done; done
+
 .PHONY: bench
 bench: build ## Measure; prints a table and writes bench/results.json.
 	cd bench && go run . -binary ../bin/cohortbridge -out results.json

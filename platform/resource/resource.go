@@ -17,9 +17,8 @@ func IDs(field, name string, collections ...string) ([]int64, error) {
 	ok := len(parts) == 2*len(collections)
 	ids := make([]int64, len(collections))
 	for i := 0; ok && i < len(collections); i++ {
-		id, err := strconv.ParseInt(parts[2*i+1], 10, 64)
-		ok = parts[2*i] == collections[i] && err == nil && id >= 0
-		ids[i] = id
+		ids[i], ok = number(parts[2*i+1])
+		ok = ok && parts[2*i] == collections[i]
 	}
 	if !ok {
 		want := make([]string, len(collections))
@@ -29,6 +28,13 @@ func IDs(field, name string, collections ...string) ([]int64, error) {
 		return nil, fault.Field(field, "want %s with numbers for the ids", strings.Join(want, "/"))
 	}
 	return ids, nil
+}
+
+// number reads an id as Name writes it: no sign, no leading zeros, so that a
+// resource has one name.
+func number(s string) (int64, bool) {
+	id, err := strconv.ParseInt(s, 10, 64)
+	return id, err == nil && id >= 0 && strconv.FormatInt(id, 10) == s
 }
 
 // Name joins collection and id pairs: Name("projects", 7, "connectors", 3).
@@ -61,8 +67,8 @@ func PageToken(token string) (int64, error) {
 	if token == "" {
 		return 0, nil
 	}
-	id, err := strconv.ParseInt(token, 10, 64)
-	if err != nil || id < 0 {
+	id, ok := number(token)
+	if !ok {
 		return 0, fault.Field("page_token", "is not one that this call returned")
 	}
 	return id, nil

@@ -150,7 +150,9 @@ func (ev *Event) simplified() {
 	case len(ev.UserID) > 0:
 		ev.Arrival = ev.UserID
 		if len(ev.DeviceID) > 0 && !Banned(ev.DeviceID) && !Banned(ev.UserID) && !ev.IsIdentity() {
-			ev.Link = DeviceID(ev.DeviceID)
+			if link := DeviceID(ev.DeviceID); len(link) <= MaxText { // no event may have a longer id
+				ev.Link = link
+			}
 		}
 	case len(ev.DeviceID) > 0:
 		ev.Arrival = DeviceID(ev.DeviceID)

@@ -2,6 +2,7 @@ package event
 
 import (
 	"bytes"
+	"math"
 	"strconv"
 	"unicode/utf8"
 	"unsafe"
@@ -95,7 +96,7 @@ func ParseTime(v jsontext.Value) (ms int64, ok bool) {
 	} else if v.Kind() != '0' {
 		return 0, false
 	}
-	if len(b) == 0 || len(b) > 32 {
+	if len(b) == 0 || len(b) > 32 || bytes.ContainsFunc(b, notDecimal) {
 		return 0, false
 	}
 	if n, err := strconv.ParseInt(unsafeString(b), 10, 64); err == nil {
@@ -105,17 +106,18 @@ func ParseTime(v jsontext.Value) (ms int64, ok bool) {
 		return n, true
 	}
 	f, err := strconv.ParseFloat(unsafeString(b), 64)
-	if err != nil || f != f || f > 1e15 || f < -1e15 {
+	if err != nil || f > 9e18 || f < -9e18 { // what a whole number may be, about
 		return 0, false
 	}
-	if f < millisFrom {
-		// Rounded, so that 1700000000.123 is …123 ms and not …122.
+	if f < millisFrom && f > -millisFrom {
 		f *= 1000
 	}
-	if f < 0 {
-		return int64(f - 0.5), true
-	}
-	return int64(f + 0.5), true
+	return int64(math.Round(f)), true // so that 1700000000.123 is …123 ms and not …122
+}
+
+// notDecimal finds what Go takes in a number and senders don't write: 0x10, 1_000, Inf.
+func notDecimal(c rune) bool {
+	return (c < '0' || c > '9') && c != '.' && c != '-' && c != '+' && c != 'e' && c != 'E'
 }
 
 func unsafeString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }

@@ -12,66 +12,78 @@ import (
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
 )
 
-type inputs struct {
-	Identified string   `json:"$identified_id"`
-	Anon       string   `json:"$anon_id"`
-	AnonSDK    string   `json:"$anon_distinct_id"`
-	Alias      string   `json:"alias"`
-	Distinct   []string `json:"$distinct_ids"`
-}
-
 // call applies an $identify, $create_alias or $merge event (ORIGINAL; LEGACY
 // knows $create_alias only) and returns why it was refused, or "".
 func (s *Session) call(ev *event.Event) (refused string, err error) {
-	var in inputs
-	if json.Unmarshal(ev.Props, &in) != nil {
-		return s.refuse("unreadable_ids")
+	if s.system == project.Legacy && ev.Name != "$create_alias" {
+		return "", nil
 	}
 	switch ev.Name {
 	case "$identify":
-		if s.system != project.Original {
-			return "", nil
-		}
-		known, anon := in.Identified, in.Anon
-		if known == "" {
-			known = string(ev.Arrival)
-		}
-		if anon == "" {
-			anon = in.AnonSDK
-		}
-		anon = strings.TrimPrefix(anon, event.DevicePrefix)
-		if len(ev.Arrival) == 0 {
-			ev.Arrival = []byte(known) // inferred, as Mixpanel does
-		}
-		if known == "" || anon == "" || known == anon {
-			return s.refuse("missing_ids")
-		}
-		if !isUUID4(anon) {
-			return s.refuse("anon_id_is_not_uuid_v4")
-		}
-		return s.join(known, anon, ledger.Identify)
+		return s.identify(ev)
 	case "$create_alias":
-		if len(ev.Arrival) == 0 || in.Alias == "" {
+		var in struct {
+			Alias string `json:"alias"`
+		}
+		switch {
+		case json.Unmarshal(ev.Props, &in) != nil:
+			return s.refuse("unreadable_ids")
+		case len(ev.Arrival) == 0 || in.Alias == "":
 			return s.refuse("missing_ids")
-		}
-		if in.Alias == string(ev.Arrival) {
+		case in.Alias == string(ev.Arrival):
 			return "", nil
-		}
-		if s.system == project.Legacy {
+		case s.system == project.Legacy:
 			return s.legacyAlias(string(ev.Arrival), in.Alias)
 		}
 		return s.join(string(ev.Arrival), in.Alias, ledger.Alias)
 	default: // $merge
-		if s.system != project.Original {
-			return "", nil
+		var in struct {
+			IDs []string `json:"$distinct_ids"`
 		}
-		if len(in.Distinct) != 2 || in.Distinct[0] == "" || in.Distinct[1] == "" {
+		switch {
+		case json.Unmarshal(ev.Props, &in) != nil:
+			return s.refuse("unreadable_ids")
+		case len(in.IDs) != 2 || in.IDs[0] == "" || in.IDs[1] == "":
 			return s.refuse("distinct_ids_must_be_two")
 		}
-		if len(ev.Arrival) == 0 {
-			ev.Arrival = []byte(in.Distinct[0])
-		}
-		return s.join(in.Distinct[0], in.Distinct[1], ledger.MergeCall)
+		infer(ev, in.IDs[0])
+		return s.join(in.IDs[0], in.IDs[1], ledger.MergeCall)
+	}
+}
+
+func (s *Session) identify(ev *event.Event) (refused string, err error) {
+	var in struct {
+		Identified string `json:"$identified_id"`
+		Anon       string `json:"$anon_id"`
+		AnonSDK    string `json:"$anon_distinct_id"`
+	}
+	if json.Unmarshal(ev.Props, &in) != nil {
+		return s.refuse("unreadable_ids")
+	}
+	known, anon := in.Identified, in.Anon
+	if known == "" {
+		known = string(ev.Arrival)
+	}
+	if anon == "" {
+		anon = in.AnonSDK
+	}
+	anon = strings.TrimPrefix(anon, event.DevicePrefix)
+	infer(ev, known)
+	if known == "" || anon == "" || known == anon {
+		return s.refuse("missing_ids")
+	}
+	if !isUUID4(anon) {
+		return s.refuse("anon_id_is_not_uuid_v4")
+	}
+	return s.join(known, anon, ledger.Identify)
+}
+
+// infer gives a call without distinct_id the id it names, as Mixpanel does. The
+// event deduplicates under it.
+func infer(ev *event.Event, id string) {
+	if len(ev.Arrival) == 0 && PossibleID(id) {
+		ev.Arrival = []byte(id)
+		ev.SetHash()
 	}
 }
 
@@ -79,7 +91,7 @@ func (s *Session) refuse(why string) (string, error) { return why, s.tx.Warn(War
 
 // join makes id other one of the user of id known.
 func (s *Session) join(known, other string, r ledger.Reason) (refused string, err error) {
-	if len(known) > event.MaxText || len(other) > event.MaxText || event.Banned([]byte(known)) || event.Banned([]byte(other)) {
+	if !PossibleID(known) || !PossibleID(other) {
 		return s.refuse("invalid_id")
 	}
 	user, err := s.ensure(known)
@@ -153,6 +165,9 @@ func (s *Session) carryProfile(from, into uint64) error {
 // legacyAlias makes alias an id of the user of id from now on; what alias did
 // before stays where it was.
 func (s *Session) legacyAlias(id, alias string) (refused string, err error) {
+	if !PossibleID(alias) {
+		return s.refuse("invalid_id")
+	}
 	user, err := s.ensure(id)
 	if err != nil {
 		return "", err
@@ -172,7 +187,7 @@ func (s *Session) legacyAlias(id, alias string) (refused string, err error) {
 	return "", s.tx.Repoint(alias, user.Canonical, s.link(ledger.Alias, id))
 }
 
-// PossibleID reports whether a partner id can be somebody's: not one of the values
+// PossibleID reports whether an id can be somebody's: not one of the values
 // that stand for "no id", and not longer than an id may be.
 func PossibleID(value string) bool {
 	return value != "" && len(value) <= event.MaxText && !event.Banned([]byte(value))
@@ -323,6 +338,7 @@ func (s *Session) release(value string) error {
 func (s *Session) take(value string, no uint64) error {
 	row := s.ids[value]
 	row.UserNo, row.Canonical, row.At = no, no, s.now
+	s.moves = append(s.moves, move{s.at, value, no})
 	return s.tx.Repoint(value, no, s.link(ledger.PartnerAlias, ""))
 }
 

@@ -134,9 +134,10 @@ func (r *Resolver) Known(events []*event.Event, system func(*project.Project) pr
 	return rest
 }
 
-// Resolve gives the rest their numbers in one ledger transaction per project.
+// Resolve gives the rest of some batches their numbers, in one ledger transaction
+// per project, and those after them whose id moved to another user by one of them.
 // New users and links are durable when it returns nil.
-func (r *Resolver) Resolve(ctx context.Context, events []*event.Event) error {
+func (r *Resolver) Resolve(ctx context.Context, events []*event.Event, batches ...[]*event.Event) error {
 	byProject := map[*project.Project][]*event.Event{}
 	for _, ev := range events {
 		byProject[ev.Project] = append(byProject[ev.Project], ev)
@@ -147,8 +148,10 @@ func (r *Resolver) Resolve(ctx context.Context, events []*event.Event) error {
 			return err
 		}
 		var undo []func()
+		var moves []move
 		err = r.Update(ctx, p.ID, system, func(_ ledger.Tx, s *Session) error {
 			undo, err = s.events(list)
+			moves = s.moves
 			return err
 		})
 		if err != nil {
@@ -157,8 +160,37 @@ func (r *Resolver) Resolve(ctx context.Context, events []*event.Event) error {
 			}
 			return err
 		}
+		for _, batch := range batches {
+			follow(batch, p.ID, moves)
+		}
 	}
 	return nil
+}
+
+// move is a known id that got another number while the session looked at event by.
+type move struct {
+	by *event.Event
+	id string
+	no uint64
+}
+
+// follow gives events that come after a move in their batch the new number: those
+// whose old one the cache knew have not been looked at again.
+func follow(batch []*event.Event, projectID int64, moves []move) {
+	if len(moves) == 0 {
+		return
+	}
+	moved := map[string]uint64{}
+	for _, ev := range batch {
+		for _, m := range moves {
+			if m.by == ev {
+				moved[m.id] = m.no
+			}
+		}
+		if no, ok := moved[string(ev.Arrival)]; ok && ev.Project.ID == projectID {
+			ev.UserNo = no
+		}
+	}
 }
 
 // Update runs fn in one ledger transaction. The cache learns of the transactions
@@ -197,6 +229,8 @@ type Session struct {
 	system project.IdentitySystem
 	now    time.Time
 	ids    map[string]*ledger.ID // nil: known to be unknown
+	at     *event.Event          // the event that is looked at
+	moves  []move
 
 	profile func(no uint64) (profile.Properties, error)
 }
@@ -293,6 +327,7 @@ func (s *Session) events(list []*event.Event) (undo []func(), err error) {
 		}
 	}
 	for _, ev := range list {
+		s.at = ev
 		var why string
 		switch {
 		case ev.Link != nil:
@@ -324,13 +359,7 @@ func note(ev *event.Event, system project.IdentitySystem, why string) (undo func
 	if system == project.Simplified {
 		key = "$identity_failure_reason"
 	}
-	b := make([]byte, 0, len(before)+len(key)+len(why)+8)
-	b = append(b, before[:len(before)-1]...)
-	if len(before) > 2 {
-		b = append(b, ',')
-	}
-	b = append(b, `"`+key+`":"`+why+`"}`...)
-	ev.Props = b
+	ev.Props = event.Put(before, key, `"`+why+`"`)
 	return func() { ev.Props = before }
 }
 

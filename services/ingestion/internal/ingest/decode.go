@@ -239,8 +239,18 @@ func (sc *scratch) broken(i int, element []byte, why string) {
 	if n := len(sc.events); n > 0 && sc.events[n-1].Index == i {
 		sc.events = sc.events[:n-1]
 	}
+	sc.failures = dropLast(sc.failures, i)
 	// The sender finds its event again by the insert id, as far as it can be read.
 	ev := &event.Event{Index: i}
 	_, _ = sc.dec.Decode(jsontext.NewDecoder(bytes.NewBuffer(element[:len(element):len(element)]), event.Lenient...), ev) // it is broken, that is known
 	sc.failures = append(sc.failures, ev.Invalid("event", why))
+}
+
+// dropLast drops the failure of an element that turns out to be broken JSON, so
+// that it is reported once.
+func dropLast(failures []*event.Failure, index int) []*event.Failure {
+	if n := len(failures); n > 0 && failures[n-1].Index == index {
+		return failures[:n-1]
+	}
+	return failures
 }

@@ -55,7 +55,7 @@ func (s *updates) broken(i int, _ []byte, why string) {
 	if n := len(s.list); n > 0 && s.list[n-1].Index == i {
 		s.list = s.list[:n-1]
 	}
-	s.failures = append(s.failures, &event.Failure{Index: i, Field: "$", Message: "'$' is invalid: " + why})
+	s.failures = append(dropLast(s.failures, i), &event.Failure{Index: i, Field: "$", Message: "'$' is invalid: " + why})
 }
 
 func (in *Ingester) profiles(ctx context.Context, r *wire.Request, payload *wire.Payload) (*wire.Response, error) {

@@ -141,9 +141,6 @@ func (p *Pipeline) submit(ctx context.Context, events []*event.Event, isImport b
 		// Not the sender's fault: clients come back on 503, and the event counts once.
 		return Result{}, fault.New(fault.Unavailable, "STORE_FAILED", "the events could not be stored; retry").Retry(time.Second).Wrap(j.err)
 	}
-	if j.dupes > 0 {
-		p.duplicates(events[0].Project.ID).Add(int64(j.dupes))
-	}
 	return Result{Stored: j.stored, Duplicates: j.dupes}, nil
 }
 
@@ -175,7 +172,7 @@ func (p *Pipeline) runResolve() {
 	defer close(p.commit)
 	for j := range p.resolve {
 		group := []*job{j}
-		events := j.rest
+		events, batches := j.rest, [][]*event.Event{j.events}
 		for more := true; more && len(events) < p.cfg.MaxGroup; {
 			select {
 			case next, ok := <-p.resolve:
@@ -184,12 +181,12 @@ func (p *Pipeline) runResolve() {
 					break
 				}
 				group = append(group, next)
-				events = append(events, next.rest...)
+				events, batches = append(events, next.rest...), append(batches, next.events)
 			default:
 				more = false
 			}
 		}
-		err := p.resolver.Resolve(context.Background(), events)
+		err := p.resolver.Resolve(context.Background(), events, batches...)
 		for _, j := range group {
 			if err != nil {
 				j.err = err
@@ -220,9 +217,10 @@ func (p *Pipeline) runCommit() {
 		for _, j := range group {
 			j.err, j.group = err, len(rows)
 			if err == nil {
-				for range j.events {
+				for _, ev := range j.events {
 					if out.Duplicate[at] {
 						j.dupes++
+						p.duplicates(ev.Project.ID).Add(1)
 					} else {
 						j.stored++
 					}

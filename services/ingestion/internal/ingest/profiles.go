@@ -147,8 +147,11 @@ func (b *profileBatch) apply(u *profile.Update) (applied bool, failures []*event
 		return b.group(u)
 	}
 	id, err := b.ids.Get(u.DistinctID)
-	if err != nil || id == nil {
-		return true, nil, err // nothing to remove from: accepted, no effect
+	if err != nil {
+		return false, nil, err
+	}
+	if id == nil {
+		return b.without(u)
 	}
 	if u.IgnoreAlias && id.Reason != ledger.FirstSeen && u.Delete {
 		return true, nil, nil // the alias itself has no profile
@@ -166,7 +169,7 @@ func (b *profileBatch) apply(u *profile.Update) (applied bool, failures []*event
 		return true, nil, err
 	}
 	if !row.exists && !u.Creates() {
-		return true, nil, nil
+		return b.without(u)
 	}
 	before := identity.PartnerIDs(row.props)
 	changed, failures := u.Apply(row.props, b.now)
@@ -177,6 +180,15 @@ func (b *profileBatch) apply(u *profile.Update) (applied bool, failures []*event
 		return false, nil, err
 	}
 	return changed || len(failures) == 0, failures, nil
+}
+
+// without is an update of a profile that is not there and that it does not make:
+// nothing to remove from is no failure, what can't be done at all is one.
+func (b *profileBatch) without(u *profile.Update) (applied bool, failures []*event.Failure, err error) {
+	if !u.Delete {
+		_, failures = u.Apply(profile.Properties{}, b.now)
+	}
+	return len(failures) == 0, failures, nil
 }
 
 func (b *profileBatch) props(no uint64) (profile.Properties, error) {
@@ -217,7 +229,7 @@ func (b *profileBatch) group(u *profile.Update) (applied bool, failures []*event
 		return false, nil, err
 	}
 	if old == nil && !u.Creates() {
-		return true, nil, nil
+		return b.without(u)
 	}
 	props := profile.Properties{}
 	if old != nil {

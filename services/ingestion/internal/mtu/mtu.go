@@ -78,7 +78,20 @@ func Parse(b []byte) (*Rules, error) {
 	if r.Version < 1 || r.Version > 65535 {
 		return nil, fmt.Errorf("mtu rules: version %d: want 1 to 65535", r.Version)
 	}
+	ids := map[string]bool{}
 	for _, rule := range r.Rules {
+		if ids[rule.ID] {
+			return nil, fmt.Errorf("mtu rules: rule %q is there twice", rule.ID)
+		}
+		ids[rule.ID] = true
+		if rule.Marker != "" && rule.Marker != "$source" && rule.Marker != "$partner_id" {
+			return nil, fmt.Errorf("mtu rules: rule %q: marker %q: want $source or $partner_id", rule.ID, rule.Marker)
+		}
+		for _, name := range rule.Guardrail {
+			if !slices.Contains(rule.Events, name) {
+				return nil, fmt.Errorf("mtu rules: rule %q: guardrail names %q, which is none of its events", rule.ID, name)
+			}
+		}
 		if rule.ID == "" || (rule.Marker != "" && len(rule.Values) == 0) {
 			return nil, fmt.Errorf("mtu rules: rule %q: needs an id, and values for its marker", rule.ID)
 		}

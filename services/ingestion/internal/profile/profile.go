@@ -4,6 +4,8 @@ package profile
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"maps"
 	"math"
 	"slices"
@@ -39,8 +41,8 @@ func Parse(b []byte) (Properties, error) {
 		return p, nil
 	}
 	dec := jsontext.NewDecoder(bytes.NewBuffer(b), event.Options...)
-	if _, err := dec.ReadToken(); err != nil {
-		return nil, err
+	if t, err := dec.ReadToken(); err != nil || t.Kind() != '{' {
+		return nil, errors.Join(errNoObject, err)
 	}
 	for dec.PeekKind() != '}' {
 		name, err := dec.ReadToken()
@@ -54,8 +56,16 @@ func Parse(b []byte) (Properties, error) {
 		}
 		p[key] = v.Clone()
 	}
+	if _, err := dec.ReadToken(); err != nil {
+		return nil, err
+	}
+	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
+		return nil, errNoObject
+	}
 	return p, nil
 }
+
+var errNoObject = errors.New("not one JSON object")
 
 // JSON writes the properties as an object with sorted names.
 func (p Properties) JSON() []byte {
@@ -137,9 +147,18 @@ func (u *Update) fail(field, reason string) *event.Failure {
 	return &event.Failure{Index: u.Index, Field: field, Message: "'" + field + "' is invalid: " + reason}
 }
 
-// Creates reports whether the update makes a profile that does not exist yet.
+// Creates reports whether the update makes a profile that does not exist yet: not
+// when all it asks for is refused.
 func (u *Update) Creates() bool {
-	return !u.Delete && len(u.Set)+len(u.SetOnce)+len(u.Add)+len(u.Append)+len(u.Union) > 0
+	switch {
+	case u.Delete:
+		return false
+	case len(u.Set)+len(u.SetOnce)+len(u.Append) > 0:
+		return true
+	default:
+		return slices.ContainsFunc(u.Add, func(p Property) bool { _, why := add(nil, p.Value); return why == "" }) ||
+			slices.ContainsFunc(u.Union, func(p Property) bool { _, why := union(nil, p.Value); return why == "" })
+	}
 }
 
 // Writes reports whether the update sets a property.
@@ -150,7 +169,7 @@ func (u *Update) Writes(name string) bool {
 
 // Empty reports whether there is no operation.
 func (u *Update) Empty() bool {
-	return !u.Delete && !u.Creates() && len(u.Remove)+len(u.Unset) == 0
+	return !u.Delete && len(u.Set)+len(u.SetOnce)+len(u.Add)+len(u.Append)+len(u.Union)+len(u.Remove)+len(u.Unset) == 0
 }
 
 // Apply changes p by the update's operations other than Delete. A property that
@@ -205,8 +224,9 @@ func (u *Update) Apply(p Properties, now time.Time) (changed bool, failures []*e
 	step("$append", u.Append, appendValue)
 	step("$union", u.Union, union)
 	step("$remove", u.Remove, remove)
-	if changed && !u.IgnoreTime && len(p) > 0 {
+	if (changed || len(failures) == 0) && !u.IgnoreTime && len(p) > 0 {
 		v, _ := jsontext.AppendQuote(nil, now.UTC().Format("2006-01-02T15:04:05"))
+		changed = changed || !bytes.Equal(p[LastSeen], v)
 		p[LastSeen] = v
 	}
 	return changed, failures

@@ -13,6 +13,7 @@ import (
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 	"github.com/cohortbridge/cohortbridge/platform/fault"
 	"github.com/cohortbridge/cohortbridge/platform/resource"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/feed"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/identity"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ingest"
@@ -125,20 +126,14 @@ func (e *export) flush() error {
 // properties adds what Mixpanel adds to an exported event: $import, and the id it
 // was stored under when the user has another canonical id since.
 func properties(r *warehouse.Exported, n ledger.Name) []byte {
-	b := r.Props[:len(r.Props)-1]
-	member := func(s string) {
-		if len(b) > 1 {
-			b = append(b, ',')
-		}
-		b = append(b, s...)
-	}
+	b := r.Props
 	if r.Flags&warehouse.FlagImport != 0 {
-		member(`"$import":true`)
+		b = event.Put(b, "$import", "true")
 	}
 	if r.UserNo != 0 && n.Canonical != r.UserNo {
-		member(`"$distinct_id_before_identity":` + quote(n.Own))
+		b = event.Put(b, "$distinct_id_before_identity", quote(n.Own))
 	}
-	return append(b, '}')
+	return b
 }
 
 // GetProfile returns the profile of the user that an id belongs to.

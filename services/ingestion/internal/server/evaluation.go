@@ -112,11 +112,9 @@ func (s *Evaluation) ResolveMembers(req *ingestionv1.ResolveMembersRequest, stre
 	if err != nil {
 		return err
 	}
-	bm := roaring64.New()
-	if len(req.GetRoaring()) > 0 {
-		if err := bm.UnmarshalBinary(req.GetRoaring()); err != nil {
-			return fault.Field("roaring", "not a portable serialization of a 64-bit roaring bitmap")
-		}
+	bm, err := readUsers(req.GetRoaring())
+	if err != nil {
+		return err
 	}
 	partner := req.GetPartnerProperty()
 	if partner == "" {

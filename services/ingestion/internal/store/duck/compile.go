@@ -89,11 +89,11 @@ func text(j string) string {
 	return "(CASE WHEN json_type(" + j + ")='VARCHAR' THEN " + j + "->>'$' END)"
 }
 
-// when is the time in Unix milliseconds of a text that looks like one. The
-// pattern is that of ParseTime, so that events and profiles agree.
+// when is the time in Unix milliseconds of a text that looks like one, by the
+// pattern of ParseTime, so that events and profiles agree.
 func when(j string) string {
 	t := text(j)
-	return "(CASE WHEN " + t + " SIMILAR TO '[0-9]{4}-[0-9]{2}-[0-9]{2}.*' THEN epoch_ms(TRY_CAST(" + t + " AS TIMESTAMPTZ)) END)"
+	return "(CASE WHEN " + t + " SIMILAR TO '" + timePattern + "' THEN epoch_ms(TRY_CAST(" + t + " AS TIMESTAMPTZ)) END)"
 }
 
 // eventFilter is a condition on an event's property. A value of another type, or

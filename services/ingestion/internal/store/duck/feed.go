@@ -3,6 +3,7 @@ package duck
 import (
 	"context"
 	"math"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -167,16 +168,26 @@ func project(a *duckdb.Appender, projectID int64, c *ledger.Change) error {
 	return nil
 }
 
-var layouts = []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999", "2006-01-02"}
+// timePattern are the texts that are times, on events and on profiles: a date, and
+// then a time of day to the minute, or to the second with a fraction and a zone.
+const timePattern = `[0-9]{4}-[0-9]{2}-[0-9]{2}([T ]([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9]([.][0-9]{1,9})?(Z|[+-](0[0-9]|1[0-5])(:?[0-5][0-9])?)?)?)?`
+
+var (
+	timeText = regexp.MustCompile(`^` + timePattern + `$`)
+	layouts  = []string{"2006-01-02T15:04:05Z07:00", "2006-01-02T15:04:05", time.DateOnly, "2006-01-02T15:04:05Z0700", "2006-01-02T15:04:05Z07", "2006-01-02T15:04"}
+)
 
 // ParseTime reads a text as a time, in Unix milliseconds; without a zone it is UTC.
 func ParseTime(s string) (ms int64, ok bool) {
-	if len(s) < 10 || s[4] != '-' || s[7] != '-' {
+	if len(s) < 10 || s[4] != '-' || s[7] != '-' || !timeText.MatchString(s) {
 		return 0, false
+	}
+	if len(s) > 10 {
+		s = s[:10] + "T" + s[11:]
 	}
 	for _, l := range layouts {
 		if t, err := time.Parse(l, s); err == nil {
-			return t.UnixMilli(), true
+			return t.UnixMicro() / 1000, true
 		}
 	}
 	return 0, false
