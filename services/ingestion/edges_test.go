@@ -12,7 +12,7 @@ import (
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 )
 
-func TestPropertiesThatTheServerAddsReplaceTheSendersOwn(t *testing.T) {
+func TestPropertiesThatTheServerAddsAreNotTheSendersToSay(t *testing.T) {
 	h := newHarness(t)
 	again := props{"$import": false, "$distinct_id_before_identity": "theirs", "$identity_failure_reason": "theirs", "plan": "é\u0001"}
 	with := func(more props) props {
@@ -30,9 +30,9 @@ func TestPropertiesThatTheServerAddsReplaceTheSendersOwn(t *testing.T) {
 		ev("View", start, "", "a3", with(props{"$device_id": "D", "$user_id": "V"})), // refused
 	)
 	want := map[string]map[string]any{
-		"a1": {"$import": true, "$distinct_id_before_identity": "$device:D", "$identity_failure_reason": "theirs"},
-		"a2": {"$import": true, "$distinct_id_before_identity": "theirs", "$identity_failure_reason": "theirs"},
-		"a3": {"$import": true, "$distinct_id_before_identity": "theirs", "$identity_failure_reason": "device_linked_to_another_user"},
+		"a1": {"$import": true, "$distinct_id_before_identity": "$device:D", "$identity_failure_reason": nil},
+		"a2": {"$import": true, "$distinct_id_before_identity": nil, "$identity_failure_reason": nil},
+		"a3": {"$import": true, "$distinct_id_before_identity": nil, "$identity_failure_reason": "device_linked_to_another_user"},
 	}
 	for _, e := range h.export(1) {
 		if !jsontext.Value(e.GetPropertiesJson()).IsValid() {
