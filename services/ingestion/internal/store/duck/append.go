@@ -5,6 +5,7 @@ import (
 	"database/sql/driver"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	duckdb "github.com/duckdb/duckdb-go/v2"
 
@@ -62,6 +63,10 @@ func (s *Store) Append(ctx context.Context, rows []warehouse.Row) (out warehouse
 	for k, n := range fresh {
 		s.dedupe.stored[k] += n
 	}
+	if err := s.dedupe.shrink(); err != nil {
+		// Stored it is: only the memory of it went, and is read again.
+		slog.WarnContext(ctx, "dedupe hashes could not be moved to a file", "error", err)
+	}
 	s.mu.Lock()
 	for i := range rows {
 		if !out.Duplicate[i] {
@@ -85,7 +90,7 @@ func (s *Store) mark(ctx context.Context, rows []warehouse.Row, out *warehouse.A
 	d := s.dedupe
 	var there map[dayHash]bool
 	inMemory := func(r *warehouse.Row) bool {
-		return r.Flags&warehouse.FlagGenerated != 0 || d.sets[dayKey{r.ProjectID, r.Day}] != nil
+		return r.Flags&warehouse.FlagGenerated != 0 || d.days[dayKey{r.ProjectID, r.Day}] != nil
 	}
 	for i := range rows {
 		if !inMemory(&rows[i]) {
@@ -96,15 +101,12 @@ func (s *Store) mark(ctx context.Context, rows []warehouse.Row, out *warehouse.A
 			break
 		}
 	}
-	var set *hashSet
+	var day *daySet
 	var lastKey dayKey
 	n := 0
 	flush := func() {
 		if n > 0 {
 			fresh[lastKey] += n
-			if set != nil {
-				d.held += n
-			}
 		}
 		n = 0
 	}
@@ -116,11 +118,14 @@ func (s *Store) mark(ctx context.Context, rows []warehouse.Row, out *warehouse.A
 		k := dayKey{r.ProjectID, r.Day}
 		if k != lastKey {
 			flush()
-			set, lastKey = d.sets[k], k
+			day, lastKey = d.days[k], k
 		}
 		isNew := false
-		if set != nil {
-			isNew = set.add(r.Hash)
+		if day != nil {
+			var err error
+			if isNew, err = d.add(day, r.Hash); err != nil {
+				return err
+			}
 		} else if h := (dayHash{k, r.Hash}); !there[h] {
 			there[h] = true
 			isNew = true

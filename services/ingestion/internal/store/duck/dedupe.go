@@ -4,7 +4,6 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
-	"math/bits"
 	"slices"
 
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/warehouse"
@@ -15,65 +14,140 @@ type dayKey struct {
 	day     int32
 }
 
-// dedupe knows which hashes are stored. Days in use are held as sets in memory,
-// read from the table when a day is first touched and dropped, least recently
-// used first, when the budget is spent. A day that does not fit is asked of the
-// table for each group. Only the writer uses it.
+// dedupe knows which hashes are stored. Days in use are held as sets, read from the
+// table when a day is first touched and dropped, least recently used first, when
+// the budget is spent. A day that alone goes beyond the budget has its older hashes
+// in files; a small one that does not fit beside others is asked of the table for
+// each group. Only the writer uses it.
 type dedupe struct {
+	dir    string // of the files
 	budget int
-	held   int // hashes in all sets
+	held   int // hashes in memory, of all days
 	tick   uint64
 	stored map[dayKey]int // deduplicable events in the table
-	sets   map[dayKey]*hashSet
+	days   map[dayKey]*daySet
 }
 
-func newDedupe(budget int) *dedupe {
-	return &dedupe{budget: budget, stored: map[dayKey]int{}, sets: map[dayKey]*hashSet{}}
+// daySet is the hashes of one day: the newer ones in memory, the others in files.
+type daySet struct {
+	set  *hashSet
+	rest *spilled // nil while all are in memory
+	used uint64
+}
+
+func newDedupe(dir string, budget int) *dedupe {
+	return &dedupe{dir: dir, budget: budget, stored: map[dayKey]int{}, days: map[dayKey]*daySet{}}
 }
 
 // recent is how many groups a set must have been idle before it may be dropped
 // to make room: without that, imports over many big days would reload for ever.
 const recent = 256
 
-// prepare returns the days whose sets are in memory after the call, loading what fits.
+// prepare loads the sets of the days of a group, those that fit.
 func (d *dedupe) prepare(ctx context.Context, c *sql.Conn, days map[dayKey]int) error {
 	d.tick++
 	for k, rows := range days {
-		if set := d.sets[k]; set != nil {
-			set.used = d.tick
+		if day := d.days[k]; day != nil {
+			day.used = d.tick
 			continue
 		}
 		n := d.stored[k]
-		if !d.room(n + rows) {
+		if big := n > d.budget/2 && d.budget > 0; !big && !d.room(n+rows) {
 			continue
 		}
-		set := newHashSet(n + rows)
-		set.used = d.tick
-		if n > 0 {
-			err := query(ctx, c, fmt.Sprintf(`SELECT hash FROM events WHERE project_id=$1 AND day=$2 AND flags & %d = 0`, warehouse.FlagGenerated), []any{k.project, k.day}, func(r *sql.Rows) error {
-				var h uint64
-				err := r.Scan(&h)
-				set.add(h)
-				return err
-			})
-			if err != nil {
-				return err
-			}
+		if err := d.load(ctx, c, k, n); err != nil {
+			d.drop(k)
+			return err
 		}
-		d.sets[k] = set
-		d.held += set.n
 	}
 	return nil
 }
 
-// room makes space for n more hashes by dropping idle sets.
+// load reads a day of n events from the table.
+func (d *dedupe) load(ctx context.Context, c *sql.Conn, k dayKey, n int) error {
+	set, err := newHashSet(min(n, d.budget))
+	if err != nil {
+		return err
+	}
+	d.days[k] = &daySet{set: set, used: d.tick}
+	if n == 0 {
+		return nil
+	}
+	return query(ctx, c, fmt.Sprintf(`SELECT hash FROM events WHERE project_id=$1 AND day=$2 AND flags & %d = 0`, warehouse.FlagGenerated), []any{k.project, k.day}, func(r *sql.Rows) error {
+		var h uint64
+		if err := r.Scan(&h); err != nil {
+			return err
+		}
+		isNew, err := d.days[k].set.add(h)
+		if isNew {
+			d.held++
+		}
+		if err != nil || d.held <= d.budget {
+			return err
+		}
+		return d.shrink()
+	})
+}
+
+// add notes a hash of a day that is in memory and reports whether it was new.
+func (d *dedupe) add(day *daySet, h uint64) (isNew bool, err error) {
+	if day.set.has(h) {
+		return false, nil
+	}
+	if day.rest != nil {
+		if there, err := day.rest.has(h); there || err != nil {
+			return false, err
+		}
+	}
+	isNew, err = day.set.add(h)
+	if isNew {
+		d.held++
+	}
+	return isNew, err
+}
+
+// shrink makes room when more is held than the budget allows: idle days are
+// dropped, then the greatest set goes to a file, if it is worth one.
+func (d *dedupe) shrink() error {
+	if d.room(0) {
+		return nil
+	}
+	var key dayKey
+	var day *daySet
+	for k, x := range d.days {
+		if day == nil || x.set.n > day.set.n {
+			key, day = k, x
+		}
+	}
+	if day == nil || day.set.n < d.budget/8 {
+		return nil // many small days: a little more than the budget
+	}
+	if day.rest == nil {
+		day.rest = &spilled{dir: d.dir}
+	}
+	n := day.set.n
+	err := day.rest.take(day.set)
+	if err == nil {
+		day.set, err = newHashSet(0)
+	}
+	if err != nil {
+		d.held -= n
+		day.set = &hashSet{}
+		d.drop(key) // it is read again when it is needed
+		return err
+	}
+	d.held -= n
+	return nil
+}
+
+// room makes space for n more hashes by dropping idle days.
 func (d *dedupe) room(n int) bool {
 	for d.held+n > d.budget {
 		var oldest dayKey
-		var found *hashSet
-		for k, set := range d.sets {
-			if set.used+recent < d.tick && (found == nil || set.used < found.used) {
-				oldest, found = k, set
+		var found *daySet
+		for k, day := range d.days {
+			if day.used+recent < d.tick && (found == nil || day.used < found.used) {
+				oldest, found = k, day
 			}
 		}
 		if found == nil {
@@ -85,9 +159,22 @@ func (d *dedupe) room(n int) bool {
 }
 
 func (d *dedupe) drop(k dayKey) {
-	if set := d.sets[k]; set != nil {
-		d.held -= set.n
-		delete(d.sets, k)
+	day := d.days[k]
+	if day == nil {
+		return
+	}
+	d.held -= day.set.n
+	day.set.free()
+	if day.rest != nil {
+		day.rest.close()
+	}
+	delete(d.days, k)
+}
+
+// close gives all memory and files back.
+func (d *dedupe) close() {
+	for k := range d.days {
+		d.drop(k)
 	}
 }
 
@@ -131,58 +218,4 @@ func (d *dedupe) probe(ctx context.Context, c *sql.Conn, rows []warehouse.Row, s
 type dayHash struct {
 	dayKey
 	hash uint64
-}
-
-// hashSet is an open-addressed set of 64-bit hashes: 8 bytes a slot, at most ¾
-// full. The keys are hashes already, so their bits are used as they are.
-type hashSet struct {
-	slots []uint64
-	mask  uint64
-	n     int
-	zero  bool // whether 0, the empty slot, is a member
-	used  uint64
-}
-
-func newHashSet(n int) *hashSet {
-	size := 1 << max(6, bits.Len(uint(n+n/2))) //nolint:gosec // n is a count
-	return &hashSet{slots: make([]uint64, size), mask: uint64(size - 1)}
-}
-
-// add puts h into the set and reports whether it was new.
-func (s *hashSet) add(h uint64) bool {
-	if h == 0 {
-		if s.zero {
-			return false
-		}
-		s.zero = true
-		s.n++
-		return true
-	}
-	if (s.n+1)*4 > len(s.slots)*3 {
-		old := s.slots
-		s.slots = make([]uint64, 2*len(old))
-		s.mask = uint64(len(s.slots) - 1)
-		for _, v := range old {
-			if v != 0 {
-				s.put(v)
-			}
-		}
-	}
-	if !s.put(h) {
-		return false
-	}
-	s.n++
-	return true
-}
-
-func (s *hashSet) put(h uint64) bool {
-	for i := h & s.mask; ; i = (i + 1) & s.mask {
-		switch s.slots[i] {
-		case 0:
-			s.slots[i] = h
-			return true
-		case h:
-			return false
-		}
-	}
 }

@@ -135,7 +135,7 @@ func (s *Store) open(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("warehouse: %w", scrub(err))
 	}
-	s.db, s.dedupe = sql.OpenDB(connector), newDedupe(cfg.HashBudget)
+	s.db, s.dedupe = sql.OpenDB(connector), newDedupe(filepath.Dir(cfg.Path), cfg.HashBudget)
 	s.mu.Lock()
 	s.newest, s.count, s.merged, s.seqs = map[int64]int64{}, map[int64]int64{}, map[int64]int64{}, map[int64]uint64{}
 	s.mu.Unlock()
@@ -265,6 +265,9 @@ func (s *Store) Close() error {
 // shut closes what is open of the engine.
 func (s *Store) shut() error {
 	var errs []error
+	if s.dedupe != nil {
+		s.dedupe.close()
+	}
 	if s.appender != nil {
 		errs = append(errs, s.appender.Close())
 	}
