@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"github.com/cohortbridge/cohortbridge/e2e/harness"
-	typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
 )
 
 // scenario is one visitor of the page: what the script does, in which project, with
@@ -105,13 +104,12 @@ func browse(t *testing.T, c *harness.Client, list ...scenario) (map[string]step,
 var cut = strings.Repeat("🎉", 127) + "\uFFFD"
 
 func TestMixpanelBrowserSendsEverythingInBatches(t *testing.T) {
-	dir := t.TempDir()
-	p := harness.Standalone(t, dir)
+	t.Parallel()
 	formats := []string{"base64", "json"}
 	var list []scenario
 	clients := map[string]*harness.Client{}
 	for _, f := range formats {
-		c := p.NewProject(t, dir, typev1.IdentitySystem_IDENTITY_SYSTEM_SIMPLIFIED)
+		c := project(t, simplified)
 		clients[f] = c
 		options := map[string]any{} // base64 is what the SDK takes for other hosts
 		if f == "json" {
@@ -172,9 +170,8 @@ func TestMixpanelBrowserSendsEverythingInBatches(t *testing.T) {
 }
 
 func TestMixpanelBrowserIsAnsweredWhenItSendsAtOnce(t *testing.T) {
-	dir := t.TempDir()
-	p := harness.Standalone(t, dir)
-	plain, verbose := p.NewProject(t, dir, typev1.IdentitySystem_IDENTITY_SYSTEM_SIMPLIFIED), p.NewProject(t, dir, typev1.IdentitySystem_IDENTITY_SYSTEM_SIMPLIFIED)
+	t.Parallel()
+	plain, verbose := project(t, simplified), project(t, simplified)
 	ran, _ := browse(t, plain,
 		scenario{Name: "plain", Run: "unbatched", Token: plain.Creds.ProjectToken},
 		scenario{Name: "verbose", Run: "unbatched", Token: verbose.Creds.ProjectToken, Options: map[string]any{"verbose": true, "api_payload_format": "json"}},
@@ -208,9 +205,8 @@ func TestMixpanelBrowserIsAnsweredWhenItSendsAtOnce(t *testing.T) {
 }
 
 func TestMixpanelBrowserSendsItsQueueByBeaconWhenThePageIsLeft(t *testing.T) {
-	dir := t.TempDir()
-	p := harness.Standalone(t, dir)
-	base64, plain := p.NewProject(t, dir, typev1.IdentitySystem_IDENTITY_SYSTEM_SIMPLIFIED), p.NewProject(t, dir, typev1.IdentitySystem_IDENTITY_SYSTEM_SIMPLIFIED)
+	t.Parallel()
+	base64, plain := project(t, simplified), project(t, simplified)
 	_, proxies := browse(t, base64,
 		scenario{Name: "base64", Run: "leaving", Token: base64.Creds.ProjectToken},
 		scenario{Name: "json", Run: "leaving", Token: plain.Creds.ProjectToken, Options: map[string]any{"api_payload_format": "json"}},
@@ -236,7 +232,8 @@ func TestMixpanelBrowserSendsItsQueueByBeaconWhenThePageIsLeft(t *testing.T) {
 }
 
 func TestMixpanelBrowserRepeatsABatchWhoseAnswerWasLost(t *testing.T) {
-	c := harness.Standalone(t, t.TempDir()).Client(t)
+	t.Parallel()
+	c := project(t, simplified)
 	ran, _ := browse(t, c, scenario{Name: "lost", Run: "lost", Token: c.Creds.ProjectToken})
 	events := 0
 	for _, r := range ran["lost"].Requests {
@@ -263,14 +260,13 @@ func TestMixpanelBrowserRepeatsABatchWhoseAnswerWasLost(t *testing.T) {
 }
 
 func TestMixpanelBrowserIdentifyJoinsTheAnonymousHistory(t *testing.T) {
-	dir := t.TempDir()
-	p := harness.Standalone(t, dir)
-	original, simplified := p.NewProject(t, dir, typev1.IdentitySystem_IDENTITY_SYSTEM_ORIGINAL), p.NewProject(t, dir, typev1.IdentitySystem_IDENTITY_SYSTEM_SIMPLIFIED)
-	ran, _ := browse(t, original,
-		scenario{Name: "original", Run: "identify", Token: original.Creds.ProjectToken, Alias: true},
-		scenario{Name: "simplified", Run: "identify", Token: simplified.Creds.ProjectToken},
+	t.Parallel()
+	clustered, linked := project(t, original), project(t, simplified)
+	ran, _ := browse(t, clustered,
+		scenario{Name: "original", Run: "identify", Token: clustered.Creds.ProjectToken, Alias: true},
+		scenario{Name: "simplified", Run: "identify", Token: linked.Creds.ProjectToken},
 	)
-	for name, c := range map[string]*harness.Client{"original": original, "simplified": simplified} {
+	for name, c := range map[string]*harness.Client{"original": clustered, "simplified": linked} {
 		if ran[name].DistinctID != "$device:"+ran[name].DeviceID || ran[name].DeviceID == "" {
 			t.Fatalf("%s: the SDK's ids are %+v", name, ran[name])
 		}
@@ -289,7 +285,7 @@ func TestMixpanelBrowserIdentifyJoinsTheAnonymousHistory(t *testing.T) {
 			t.Errorf("%s: the profile by the anonymous id has the name %v", name, got)
 		}
 	}
-	if got := original.Profile(t, "browser-alias")["name"]; got != texts {
+	if got := clustered.Profile(t, "browser-alias")["name"]; got != texts {
 		t.Errorf("the profile by the alias has the name %v", got)
 	}
 }

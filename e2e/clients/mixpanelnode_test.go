@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/cohortbridge/cohortbridge/e2e/harness"
-	typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
 )
 
 // texts is what the scripts send as text: separators of forms, quotes, no ASCII.
@@ -31,6 +30,7 @@ func names(events []harness.Exported) map[string]int {
 }
 
 func TestMixpanelNodeTracksImportsAndWritesProfilesOverHTTPS(t *testing.T) {
+	t.Parallel()
 	cert, key, pool := certificate(t)
 	dir := t.TempDir()
 	p := harness.Standalone(t, dir, "--tls-cert", cert, "--tls-key", key)
@@ -44,7 +44,7 @@ func TestMixpanelNodeTracksImportsAndWritesProfilesOverHTTPS(t *testing.T) {
 		}},
 	} {
 		t.Run(m.name, func(t *testing.T) {
-			c := overTLS(p.NewProject(t, dir, typev1.IdentitySystem_IDENTITY_SYSTEM_SIMPLIFIED), pool)
+			c := overTLS(p.NewProject(t, dir, simplified), pool)
 			node(t, c, 45, append(m.env(c), "PROTOCOL=https", "NODE_EXTRA_CA_CERTS="+cert, "IMPORT=1")...)
 			nodeWrote(t, c, true)
 		})
@@ -52,7 +52,8 @@ func TestMixpanelNodeTracksImportsAndWritesProfilesOverHTTPS(t *testing.T) {
 }
 
 func TestMixpanelNodeTracksAndWritesProfilesOverPlainHTTP(t *testing.T) {
-	c := harness.Standalone(t, t.TempDir()).Client(t)
+	t.Parallel()
+	c := project(t, simplified)
 	node(t, c, 41, "PROTOCOL=http")
 	nodeWrote(t, c, false)
 }
@@ -117,10 +118,9 @@ func nodeWrote(t *testing.T, c *harness.Client, imported bool) {
 }
 
 func TestMixpanelNodeAliasJoinsTwoIdsInAnOriginalProject(t *testing.T) {
-	dir := t.TempDir()
-	p := harness.Standalone(t, dir)
+	t.Parallel()
 	for _, verbose := range []string{"", "1"} {
-		c := p.NewProject(t, dir, typev1.IdentitySystem_IDENTITY_SYSTEM_ORIGINAL)
+		c := project(t, original)
 		node(t, c, 5, "PROTOCOL=http", "ALIAS=1", "VERBOSE="+verbose)
 		ids := harness.IDs(c.Export(t, "Before", "After"))
 		if len(ids) != 2 || ids[0] != ids[1] {
@@ -132,7 +132,8 @@ func TestMixpanelNodeAliasJoinsTwoIdsInAnOriginalProject(t *testing.T) {
 }
 
 func TestMixpanelNodeIsToldWhatIsRefused(t *testing.T) {
-	c := harness.Standalone(t, t.TempDir()).Client(t)
+	t.Parallel()
+	c := project(t, simplified)
 	for _, verbose := range []string{"", "1"} {
 		script(t, "node.js", 4, "HOST="+c.Creds.HTTPAddr, "TOKEN=no-such-token", "PROTOCOL=http", "REFUSED=1", "VERBOSE="+verbose)
 	}
