@@ -31,6 +31,18 @@ async function sent(page, seen, ...paths) {
   }
 }
 
+// delivered waits until so many requests are answered, beacons too, which nobody in
+// the browser waits for.
+async function delivered(s, n) {
+  const end = Date.now() + 40_000;
+  for (;;) {
+    const have = Number(await (await fetch(`${s.api}/passed`)).text());
+    if (have >= n) return;
+    if (Date.now() > end) throw new Error(`${have} requests answered, want ${n}`);
+    await new Promise((r) => setTimeout(r, 50));
+  }
+}
+
 const called = (page, body, ...args) => page.evaluate(new Function("args", `const [text] = args; return (async () => { ${body} })();`), [TEXTS, ...args]);
 
 const run = {
@@ -85,7 +97,7 @@ const run = {
 
   async unbatched(page, seen, s) {
     await init(page, s, { batch_requests: false });
-    return {
+    const answers = {
       callbacks: await called(
         page,
         `const answers = [];
@@ -98,6 +110,8 @@ const run = {
          return answers;`,
       ),
     };
+    await delivered(s, 5); // $identify, the three, the beacon
+    return answers;
   },
 
   // The queue is sent by beacon when the page is left, stays in the store, and is
@@ -107,6 +121,7 @@ const run = {
     await called(page, `mixpanel.track("Left", { text });`);
     await page.waitForFunction(() => Object.keys(localStorage).some((k) => k.endsWith("_ev") && localStorage[k].includes("Left")));
     await page.goto(`${PAGE}/other`);
+    await delivered(s, 1);
     await page.goto(PAGE);
     await init(page, s);
     await sent(page, seen, "/track/");
@@ -116,6 +131,7 @@ const run = {
     await called(second, `mixpanel.track("Closed", { text });`);
     await second.waitForFunction(() => Object.keys(localStorage).some((k) => k.endsWith("_ev") && localStorage[k].includes("Closed")));
     await second.close({ runBeforeUnload: true });
+    await delivered(s, 3);
   },
 
   // The server takes the first batch, but its answer is lost in a proxy.
