@@ -10,8 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cohortbridge/cohortbridge/e2e/harness"
 	"github.com/mixpanel/mixpanel-go"
+
+	"github.com/cohortbridge/cohortbridge/e2e/harness"
 )
 
 // goClient is the official client, unchanged but for its host, as a service account.
