@@ -55,7 +55,7 @@ test: ## Unit, embedded integration and sandbox end-to-end tests, race detector 
 TEST_MODULES := gen platform sandbox gateway services/registry services/cohortsync services/ingestion cmd/cohortbridge e2e
 
 .PHONY: test-all
-test-all: test ## Also the official clients over npm, kill -9 and destination faults.
+test-all: test ## Also the official clients over npm (needs chromium), kill -9 and destination faults.
 	cd e2e/clients && npm ci --no-audit --no-fund
 	cd e2e && go test -race -timeout 40m -tags clients,faults ./clients ./faults
 

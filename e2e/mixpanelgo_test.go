@@ -4,27 +4,47 @@ import (
 	"fmt"
 	"net"
 	"reflect"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/mixpanel/mixpanel-go"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/cohortbridge/cohortbridge/e2e/harness"
-	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
-	typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
 )
 
-// goClient is the official client, unchanged but for its host.
+// goClient is the official client, unchanged but for its host, as a service account.
 func goClient(t *testing.T, c *harness.Client) *mixpanel.ApiClient {
 	t.Helper()
 	id, err := strconv.Atoi(c.Creds.ProjectID)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return mixpanel.NewApiClient(c.Creds.ProjectToken, mixpanel.ProxyApiLocation(c.Base), mixpanel.ProxyDataLocation(c.Base), mixpanel.ServiceAccount(id, c.Creds.ServiceAccount, c.Creds.ServiceSecret))
+	return goClientAs(c, mixpanel.ServiceAccount(id, c.Creds.ServiceAccount, c.Creds.ServiceSecret))
+}
+
+// goClientAs is the client with other credentials; without any it uses the token.
+func goClientAs(c *harness.Client, options ...mixpanel.Options) *mixpanel.ApiClient {
+	return mixpanel.NewApiClient(c.Creds.ProjectToken, append(options, mixpanel.ProxyApiLocation(c.Base), mixpanel.ProxyDataLocation(c.Base))...)
+}
+
+// TestEveryMethodOfMixpanelGoIsDriven fails when a new version of the client has a
+// method that no test here calls.
+func TestEveryMethodOfMixpanelGoIsDriven(t *testing.T) {
+	var have []string
+	for _, m := range slices.Collect(reflect.TypeFor[*mixpanel.ApiClient]().Methods()) {
+		have = append(have, m.Name)
+	}
+	want := []string{
+		"Alias", "Export", "GroupDelete", "GroupDeleteProperty", "GroupRemoveListProperty", "GroupSet", "GroupSetOnce", "GroupUnionListProperty", "Import", "Merge",
+		"NewEvent", "NewEventFromJson", "PeopleAppendListProperty", "PeopleDeleteProfile", "PeopleDeleteProperty", "PeopleIncrement", "PeopleRemoveListProperty",
+		"PeopleSet", "PeopleSetOnce", "PeopleUnionProperty", "Track",
+	}
+	if !slices.Equal(have, want) {
+		t.Errorf("the client has %v, the tests drive %v", have, want)
+	}
 }
 
 func TestMixpanelGoTracksAndImportsAndReadsItBack(t *testing.T) {
@@ -86,76 +106,111 @@ func TestMixpanelGoImportReportsInvalidEventsByIndex(t *testing.T) {
 	}
 }
 
-func TestMixpanelGoWritesProfiles(t *testing.T) {
+func TestMixpanelGoImportsWithEachCredential(t *testing.T) {
 	c := harness.Standalone(t, t.TempDir()).Client(t)
-	mp := goClient(t, c)
-	ctx := t.Context()
-	step := func(what string, err error) {
-		t.Helper()
-		if err != nil {
-			t.Fatalf("%s: %v", what, err)
+	var want []string
+	for _, cred := range []struct {
+		name string
+		mp   *mixpanel.ApiClient
+	}{
+		{"service account", goClient(t, c)},
+		{"project secret", goClientAs(c, mixpanel.ApiSecret(c.Creds.ProjectSecret))},
+		{"project token", goClientAs(c)},
+	} {
+		for _, compression := range []mixpanel.MpCompression{mixpanel.None, mixpanel.Gzip} {
+			for _, strict := range []bool{true, false} {
+				name := fmt.Sprintf("%s, gzip %d, strict %t", cred.name, compression, strict)
+				e, err := cred.mp.NewEventFromJson(map[string]any{"event": name, "properties": map[string]any{"distinct_id": "go-user", "text": texts}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				e.AddTime(time.Now().Add(-24 * time.Hour))
+				e.AddInsertID("go-1")
+				res, err := cred.mp.Import(t.Context(), []*mixpanel.Event{e}, mixpanel.ImportOptions{Strict: strict, Compression: compression})
+				if err != nil || res.NumRecordsImported != 1 || res.Code != 200 {
+					t.Fatalf("%s: %+v, %v", name, res, err)
+				}
+				want = append(want, name)
+			}
 		}
 	}
-	step("set", mp.PeopleSet(ctx, []*mixpanel.PeopleProperties{mixpanel.NewPeopleProperties("go-user", map[string]any{"name": "Ada", "visits": 1, "tags": []string{"a"}, "gone": true})}))
-	step("set once", mp.PeopleSetOnce(ctx, []*mixpanel.PeopleProperties{mixpanel.NewPeopleProperties("go-user", map[string]any{"name": "Eve", "first": "yes"})}))
-	step("increment", mp.PeopleIncrement(ctx, "go-user", map[string]int{"visits": 4, "fresh": 2}))
-	step("union", mp.PeopleUnionProperty(ctx, "go-user", map[string]any{"tags": []string{"a", "b"}}))
-	step("append", mp.PeopleAppendListProperty(ctx, "go-user", map[string]any{"tags": "b"}))
-	step("unset", mp.PeopleDeleteProperty(ctx, "go-user", []string{"gone"}))
-	got := c.Profile(t, "go-user")
-	want := map[string]any{"name": "Ada", "first": "yes", "visits": 5.0, "fresh": 2.0, "tags": []any{"a", "b", "b"}}
-	for k, v := range want {
-		if !reflect.DeepEqual(got[k], v) {
-			t.Errorf("%s = %v, want %v", k, got[k], v)
+	got := c.Export(t)
+	slices.Sort(want)
+	if !slices.Equal(harness.Names(got), want) {
+		t.Fatalf("stored %v, want %v", harness.Names(got), want)
+	}
+	for _, e := range got {
+		if e.Properties["text"] != texts || e.Properties["distinct_id"] != "go-user" {
+			t.Errorf("%s: stored %v", e.Event, e.Properties)
 		}
-	}
-	if _, there := got["gone"]; there {
-		t.Error("an unset property is still there")
-	}
-	step("remove", mp.PeopleRemoveListProperty(ctx, "go-user", map[string]any{"tags": "b"}))
-	if tags := c.Profile(t, "go-user")["tags"]; !reflect.DeepEqual(tags, []any{"a"}) {
-		t.Errorf("tags after remove = %v, want [a]", tags)
-	}
-	step("delete", mp.PeopleDeleteProfile(ctx, "go-user", true))
-	if _, err := c.Data().GetProfile(ctx, &ingestionv1.GetProfileRequest{Parent: c.Project, DistinctId: "go-user"}); status.Code(err) != codes.NotFound {
-		t.Errorf("profile after delete: %v, want NotFound", err)
 	}
 }
 
-func TestMixpanelGoAliasJoinsTwoIdsInAnOriginalProject(t *testing.T) {
-	dir := t.TempDir()
-	p := harness.Standalone(t, dir)
-	c := p.NewProject(t, dir, typev1.IdentitySystem_IDENTITY_SYSTEM_ORIGINAL)
-	mp := goClient(t, c)
-	ctx := t.Context()
-	before := mp.NewEvent("Before", "anonymous-1", map[string]any{})
-	after := mp.NewEvent("After", "known-1", map[string]any{})
-	if err := mp.Track(ctx, []*mixpanel.Event{before}); err != nil {
-		t.Fatal(err)
-	}
-	if err := mp.Alias(ctx, "known-1", "anonymous-1"); err != nil {
-		t.Fatalf("Alias: %v", err)
-	}
-	if err := mp.Track(ctx, []*mixpanel.Event{after}); err != nil {
-		t.Fatal(err)
-	}
-	if err := mp.PeopleSet(ctx, []*mixpanel.PeopleProperties{mixpanel.NewPeopleProperties("known-1", map[string]any{"name": "Ada"})}); err != nil {
-		t.Fatal(err)
-	}
-	ids := map[any]bool{}
-	for _, e := range c.Export(t) {
-		if e.Event == "Before" || e.Event == "After" {
-			ids[e.Properties["distinct_id"]] = true
+// texts is hard to carry: separators of forms, quotes, a joined emoji, no ASCII.
+const texts = `a+b&c=d%20 "q" \ ÿ>?~ नमस्ते 👩‍👩‍👧‍👦🎉`
+
+func TestMixpanelGoIsRefusedPreciselyWithAWrongCredential(t *testing.T) {
+	c := harness.Standalone(t, t.TempDir()).Client(t)
+	for name, mp := range map[string]*mixpanel.ApiClient{
+		"service account": goClientAs(c, mixpanel.ServiceAccount(1, "nobody.1.mp-service-account", "wrong")),
+		"project secret":  goClientAs(c, mixpanel.ApiSecret("wrong")),
+	} {
+		e := mp.NewEvent("E", "u", map[string]any{})
+		e.AddTime(time.Now())
+		e.AddInsertID("i")
+		_, err := mp.Import(t.Context(), []*mixpanel.Event{e}, mixpanel.ImportOptionsRecommend)
+		if refused, ok := err.(mixpanel.ImportGenericError); !ok || refused.Code != 401 { //nolint:errorlint // as the client's documentation does
+			t.Errorf("%s: %v (%T), want ImportGenericError with code 401", name, err, err)
+		}
+		if err := mp.Merge(t.Context(), "a", "b"); err == nil || !strings.Contains(err.Error(), "401") {
+			t.Errorf("%s: Merge: %v", name, err)
+		}
+		if _, err := mp.Export(t.Context(), time.Now(), time.Now(), mixpanel.ExportNoLimit, "", ""); err == nil || !strings.Contains(err.Error(), "40") {
+			t.Errorf("%s: Export: %v", name, err)
 		}
 	}
-	if len(ids) != 1 {
-		t.Fatalf("events before and after the alias have the ids %v, want one", ids)
+	stranger := mixpanel.NewApiClient("no-such-token", mixpanel.ProxyApiLocation(c.Base))
+	if err := stranger.Track(t.Context(), []*mixpanel.Event{stranger.NewEvent("E", "u", nil)}); err == nil {
+		t.Error("Track with an unknown token succeeded")
 	}
-	if got := c.Profile(t, "anonymous-1")["name"]; got != "Ada" {
-		t.Fatalf("the profile by the other id has name %v", got)
+	if err := stranger.PeopleSet(t.Context(), []*mixpanel.PeopleProperties{mixpanel.NewPeopleProperties("u", map[string]any{"a": 1})}); err == nil {
+		t.Error("PeopleSet with an unknown token succeeded")
 	}
-	u, err := c.Usage().GetUsage(ctx, &ingestionv1.GetUsageRequest{Parent: c.Project})
-	if err != nil || u.GetMtu() != 1 {
-		t.Fatalf("MTU = %d, %v; want 1", u.GetMtu(), err)
+	if got := c.Export(t); len(got) != 0 {
+		t.Errorf("stored %v", got)
+	}
+}
+
+func TestMixpanelGoExportsByNameAndUpToALimit(t *testing.T) {
+	c := harness.Standalone(t, t.TempDir()).Client(t)
+	mp := goClient(t, c)
+	if err := mp.Track(t.Context(), []*mixpanel.Event{mp.NewEvent("A", "u", map[string]any{"text": texts}), mp.NewEvent("A", "v", nil), mp.NewEvent("B", "u", nil)}); err != nil {
+		t.Fatal(err)
+	}
+	from, to := time.Now().Add(-24*time.Hour), time.Now().Add(24*time.Hour)
+	for _, q := range []struct {
+		name  string
+		limit int
+		event string
+		want  int
+	}{
+		{"all", mixpanel.ExportNoLimit, mixpanel.ExportNoEventFilter, 3},
+		{"one name", mixpanel.ExportNoLimit, `["A"]`, 2},
+		{"two names", mixpanel.ExportNoLimit, `["A","B"]`, 3},
+		{"a name nobody sent", mixpanel.ExportNoLimit, `["C"]`, 0},
+		{"a limit", 1, mixpanel.ExportNoEventFilter, 1},
+	} {
+		got, err := mp.Export(t.Context(), from, to, q.limit, q.event, mixpanel.ExportNoWhereFilter)
+		if err != nil || len(got) != q.want {
+			t.Errorf("%s: %d events, %v; want %d", q.name, len(got), err, q.want)
+		}
+	}
+	// A filter that isn't known must not give the whole.
+	if got, err := mp.Export(t.Context(), from, to, mixpanel.ExportNoLimit, "", `properties["text"] == "x"`); err == nil || !strings.Contains(err.Error(), "where") {
+		t.Errorf("where: %d events, %v", len(got), err)
+	}
+	// Reading needs a role, and a project secret has none.
+	if _, err := goClientAs(c, mixpanel.ApiSecret(c.Creds.ProjectSecret)).Export(t.Context(), from, to, mixpanel.ExportNoLimit, "", ""); err == nil || !strings.Contains(err.Error(), "project_id") {
+		t.Errorf("Export with the project secret: %v", err)
 	}
 }

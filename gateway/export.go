@@ -68,6 +68,9 @@ func exportRequest(r *http.Request) (*ingestionv1.ExportEventsRequest, error) {
 	if q.Get("project_id") == "" {
 		return nil, errors.New("project_id is required")
 	}
+	if q.Get("where") != "" {
+		return nil, errors.New("where: an export can't be filtered by an expression; filter by event")
+	}
 	req := &ingestionv1.ExportEventsRequest{Parent: "projects/" + q.Get("project_id"), FromDate: q.Get("from_date"), ToDate: q.Get("to_date")}
 	if names := q.Get("event"); names != "" {
 		if err := json.Unmarshal([]byte(names), &req.Events); err != nil {

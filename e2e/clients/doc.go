@@ -1,2 +1,3 @@
-// Package clients drives Mixpanel's JavaScript clients against cohortbridge.
+// Package clients drives Mixpanel's JavaScript clients, in Node and in a browser,
+// against cohortbridge.
 package clients

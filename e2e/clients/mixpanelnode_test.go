@@ -3,142 +3,141 @@
 package clients
 
 import (
-	"bufio"
-	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/json"
-	"encoding/pem"
-	"math/big"
-	"net"
-	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"reflect"
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
-	"time"
-
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 
 	"github.com/cohortbridge/cohortbridge/e2e/harness"
-	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
-	typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
 )
 
-// certificate makes a certificate for 127.0.0.1 that signs itself.
-func certificate(t *testing.T) (cert, key string, pool *x509.CertPool) {
+// texts is what the scripts send as text: separators of forms, quotes, no ASCII.
+const texts = `a+b&c=d%20 "q" \ ÿ>?~ नमस्ते 👩‍👩‍👧‍👦🎉`
+
+// node runs the script of npm mixpanel.
+func node(t *testing.T, c *harness.Client, steps int, env ...string) {
 	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "e2e"}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &k.PublicKey, k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kb, err := x509.MarshalPKCS8PrivateKey(k)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	cert, key = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	for path, b := range map[string][]byte{cert: certPEM, key: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: kb})} {
-		if err := os.WriteFile(path, b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	pool = x509.NewCertPool()
-	pool.AppendCertsFromPEM(certPEM)
-	return cert, key, pool
+	script(t, "node.js", steps, append([]string{"HOST=" + c.Creds.HTTPAddr, "TOKEN=" + c.Creds.ProjectToken, "TEXTS=" + texts}, env...)...)
 }
 
-// node runs the client script over HTTPS; every step must succeed.
-func node(t *testing.T, c *harness.Client, cert string, env ...string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "node", "node.js")
-	cmd.Env = append(append(os.Environ(), "HOST="+c.Creds.HTTPAddr, "TOKEN="+c.Creds.ProjectToken, "SECRET="+c.Creds.ProjectSecret, "NODE_EXTRA_CA_CERTS="+cert), env...)
-	var errOut bytes.Buffer
-	cmd.Stderr = &errOut
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("node: %v\n%s", err, errOut.String())
+// names are the events' names with how often each is there.
+func names(events []harness.Exported) map[string]int {
+	out := map[string]int{}
+	for _, n := range harness.Names(events) {
+		out[n]++
 	}
-	steps := 0
-	for sc := bufio.NewScanner(bytes.NewReader(out)); sc.Scan(); steps++ {
-		var s struct {
-			Step   string
-			Errors []string
-		}
-		if err := json.Unmarshal(sc.Bytes(), &s); err != nil {
-			t.Fatalf("%v: %s", err, sc.Bytes())
-		}
-		if len(s.Errors) > 0 {
-			t.Errorf("%s: %v", s.Step, s.Errors)
-		}
-	}
-	if steps < 3 {
-		t.Fatalf("only %d steps ran", steps)
-	}
-}
-
-func overTLS(c *harness.Client, pool *x509.CertPool) *harness.Client {
-	c.Base = "https://" + c.Creds.HTTPAddr
-	c.HTTP.Transport = &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}
-	return c
+	return out
 }
 
 func TestMixpanelNodeTracksImportsAndWritesProfilesOverHTTPS(t *testing.T) {
-	cert, key, pool := certificate(t)
-	c := overTLS(harness.Standalone(t, t.TempDir(), "--tls-cert", cert, "--tls-key", key).Client(t), pool)
-	node(t, c, cert)
-	got := c.Export(t)
-	if want := []string{"Batch 1", "Batch 2", "Batch 3", "Imported", "Old 1", "Old 2", "Tracked"}; !reflect.DeepEqual(harness.Names(got), want) {
-		t.Fatalf("exported %v, want %v", harness.Names(got), want)
-	}
-	last := got[len(got)-1].Properties
-	if last["plan"] != "pro+" || last["note"] != "ÿ>?~" || last["distinct_id"] != "node-user" {
-		t.Fatalf("exported %v", last)
-	}
-	props := c.Profile(t, "node-user")
-	want := map[string]any{"name": "Ada", "first": "yes", "visits": 5.0, "fresh": 2.0, "tags": []any{"a", "b"}}
-	for k, v := range want {
-		if !reflect.DeepEqual(props[k], v) {
-			t.Errorf("%s = %v, want %v", k, props[k], v)
-		}
-	}
-	if _, there := props["gone"]; there {
-		t.Error("an unset property is still there")
-	}
-	if _, err := c.Data().GetProfile(t.Context(), &ingestionv1.GetProfileRequest{Parent: c.Project, DistinctId: "node-gone"}); status.Code(err) != codes.NotFound {
-		t.Errorf("profile after delete_user: %v, want NotFound", err)
-	}
-}
-
-func TestMixpanelNodeAliasJoinsTwoIdsInAnOriginalProject(t *testing.T) {
+	t.Parallel()
 	cert, key, pool := certificate(t)
 	dir := t.TempDir()
 	p := harness.Standalone(t, dir, "--tls-cert", cert, "--tls-key", key)
-	c := overTLS(p.NewProject(t, dir, typev1.IdentitySystem_IDENTITY_SYSTEM_ORIGINAL), pool)
-	node(t, c, cert, "ALIAS=1")
-	ids := map[any]bool{}
-	for _, e := range c.Export(t) {
-		if e.Event == "Before" || e.Event == "After" {
-			ids[e.Properties["distinct_id"]] = true
+	for _, m := range []struct {
+		name string
+		env  func(*harness.Client) []string
+	}{
+		{"project secret", func(c *harness.Client) []string { return []string{"SECRET=" + c.Creds.ProjectSecret} }},
+		{"service account, verbose", func(c *harness.Client) []string {
+			return []string{"VERBOSE=1", "ACCOUNT=" + c.Creds.ServiceAccount, "ACCOUNT_SECRET=" + c.Creds.ServiceSecret, "PROJECT_ID=" + c.Creds.ProjectID}
+		}},
+	} {
+		t.Run(m.name, func(t *testing.T) {
+			c := overTLS(p.NewProject(t, dir, simplified), pool)
+			node(t, c, 45, append(m.env(c), "PROTOCOL=https", "NODE_EXTRA_CA_CERTS="+cert, "IMPORT=1")...)
+			nodeWrote(t, c, true)
+		})
+	}
+}
+
+func TestMixpanelNodeTracksAndWritesProfilesOverPlainHTTP(t *testing.T) {
+	t.Parallel()
+	c := project(t, simplified)
+	node(t, c, 41, "PROTOCOL=http")
+	nodeWrote(t, c, false)
+}
+
+// nodeWrote checks what node.js sent.
+func nodeWrote(t *testing.T, c *harness.Client, imported bool) {
+	t.Helper()
+	got := c.Export(t)
+	want := map[string]int{"Tracked": 1, "Without a user": 1, "At a time": 1}
+	for i := range 120 {
+		want[fmt.Sprintf("Batch %d", i)] = 1
+	}
+	if imported {
+		want["Imported"] = 1
+		for i := range 60 {
+			want[fmt.Sprintf("Old %d", i)] = 1
 		}
 	}
-	if len(ids) != 1 {
-		t.Fatalf("events before and after the alias have the ids %v, want one", ids)
+	have := names(got)
+	if len(have) != len(want) {
+		t.Errorf("%d names stored, want %d", len(have), len(want))
+	}
+	for n, times := range want {
+		if have[n] != times {
+			t.Errorf("%s is stored %d times, want %d", n, have[n], times)
+		}
+	}
+	for _, e := range got {
+		switch e.Event {
+		case "Tracked":
+			if e.Properties["text"] != texts || e.Properties["distinct_id"] != "node-user" || e.Properties["long"] != strings.Repeat("🎉", 255) || e.Properties["mp_lib"] != "node" {
+				t.Errorf("Tracked is stored as %v", e.Properties)
+			}
+		case "Without a user":
+			if e.Properties["distinct_id"] != "" {
+				t.Errorf("Without a user has %v", e.Properties["distinct_id"])
+			}
+		default:
+			if e.Properties["distinct_id"] != "node-user" {
+				t.Errorf("%s has %v", e.Event, e.Properties["distinct_id"])
+			}
+		}
+		for _, name := range []string{"ip", "token"} {
+			if _, there := e.Properties[name]; there {
+				t.Errorf("%s is stored with %s", e.Event, name)
+			}
+		}
+	}
+	harness.SameProperties(t, "node-user", c.Profile(t, "node-user"), map[string]any{
+		"name": texts, "plan": "pro", "first": "yes", "second": "yes", "visits": 4.0, "fresh": 2.0, "stays": 1.0, "tags": []any{"a", "b", "c"}, "pages": []any{"home"},
+		"$transactions": []any{map[string]any{"$amount": 19.5, "$time": "2026-02-01T00:00:00.000Z", "sku": "x"}},
+	})
+	modified := c.Profile(t, "node-modified")
+	want2 := map[string]any{"a": 1.0, "b": 1.0, "n": 3.0, "list": []any{"x", "y"}, "$transactions": []any{}}
+	harness.SameProperties(t, "node-modified", modified, want2)
+	if seen, there := modified["$last_seen"]; there {
+		t.Errorf("$ignore_time of every write: $last_seen is %v", seen)
+	}
+	c.NoProfile(t, "node-gone")
+	harness.SameProperties(t, "company acme", c.Group(t, "company", "acme"), map[string]any{"name": texts, "plan": "pro", "first": "yes", "second": "yes", "tags": []any{"b", "c"}})
+	c.NoGroup(t, "company", "gone")
+}
+
+func TestMixpanelNodeAliasJoinsTwoIdsInAnOriginalProject(t *testing.T) {
+	t.Parallel()
+	for _, verbose := range []string{"", "1"} {
+		c := project(t, original)
+		node(t, c, 5, "PROTOCOL=http", "ALIAS=1", "VERBOSE="+verbose)
+		ids := harness.IDs(c.Export(t, "Before", "After"))
+		if len(ids) != 2 || ids[0] != ids[1] {
+			t.Fatalf("events before and after the alias have the ids %v, want one", ids)
+		}
+		// The user behind the alias was spared by $ignore_alias.
+		harness.SameProperties(t, "anonymous-1", c.Profile(t, "anonymous-1"), map[string]any{"name": "Ada"})
+	}
+}
+
+func TestMixpanelNodeIsToldWhatIsRefused(t *testing.T) {
+	t.Parallel()
+	c := project(t, simplified)
+	for _, verbose := range []string{"", "1"} {
+		script(t, "node.js", 4, "HOST="+c.Creds.HTTPAddr, "TOKEN=no-such-token", "PROTOCOL=http", "REFUSED=1", "VERBOSE="+verbose)
+	}
+	if got := harness.Names(c.Export(t)); len(got) != 0 {
+		t.Errorf("stored %v", slices.Compact(got))
 	}
 }

@@ -4,13 +4,18 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"reflect"
 	"sort"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 )
@@ -105,4 +110,52 @@ func (c *Client) People(t testing.TB, prefix string, from, to int, property, val
 			b.Reset()
 		}
 	}
+}
+
+// Group reads a group's profile back through the profile API.
+func (c *Client) Group(t testing.TB, key, id string) map[string]any {
+	t.Helper()
+	resp, err := c.Data().GetGroupProfile(t.Context(), &ingestionv1.GetGroupProfileRequest{Parent: c.Project, GroupKey: key, GroupId: id})
+	if err != nil {
+		t.Fatalf("profile of %s %s: %v", key, id, err)
+	}
+	return resp.GetGroupProfile().GetProperties().AsMap()
+}
+
+// NoProfile fails the test when the user has a profile.
+func (c *Client) NoProfile(t testing.TB, id string) {
+	t.Helper()
+	if _, err := c.Data().GetProfile(t.Context(), &ingestionv1.GetProfileRequest{Parent: c.Project, DistinctId: id}); status.Code(err) != codes.NotFound {
+		t.Errorf("profile of %s: %v, want NotFound", id, err)
+	}
+}
+
+// NoGroup fails the test when the group has a profile.
+func (c *Client) NoGroup(t testing.TB, key, id string) {
+	t.Helper()
+	if _, err := c.Data().GetGroupProfile(t.Context(), &ingestionv1.GetGroupProfileRequest{Parent: c.Project, GroupKey: key, GroupId: id}); status.Code(err) != codes.NotFound {
+		t.Errorf("profile of %s %s: %v, want NotFound", key, id, err)
+	}
+}
+
+// SameProperties compares properties with what is wanted, which is all there may
+// be besides $last_seen.
+func SameProperties(t testing.TB, what string, got, want map[string]any) {
+	t.Helper()
+	got = maps.Clone(got)
+	if _, asked := want["$last_seen"]; !asked {
+		delete(got, "$last_seen")
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%s has %v, want %v", what, got, want)
+	}
+}
+
+// IDs are the distinct ids of the events, in their order.
+func IDs(events []Exported) []any {
+	var out []any
+	for _, e := range events {
+		out = append(out, e.Properties["distinct_id"])
+	}
+	return out
 }

@@ -180,7 +180,19 @@ func (b *built) start(t testing.TB, args ...string) (*Process, error) {
 // or inside, as the further arguments say.
 func Standalone(t testing.TB, dir string, args ...string) *Process {
 	t.Helper()
-	p := Start(t, append([]string{"standalone", "--dev", "--data-dir", dir, "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0", "--log-level", "debug"}, args...)...)
+	p := LastingStandalone(t, dir, args...)
+	t.Cleanup(func() { p.Stop(t) })
+	return p
+}
+
+// LastingStandalone is Standalone that outlives the test: who asks for it ends it.
+func LastingStandalone(t testing.TB, dir string, args ...string) *Process {
+	t.Helper()
+	args = append([]string{"standalone", "--dev", "--data-dir", dir, "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0", "--log-level", "debug"}, args...)
+	p, err := TryStart(t, args...)
+	if err != nil {
+		t.Fatalf("cohortbridge %v: %v\n%s", args, err, p.log.tail())
+	}
 	p.readCreds(t, dir)
 	return p
 }
@@ -220,22 +232,31 @@ func (p *Process) Kill() {
 // Stop ends the process with SIGTERM; it must drain and exit with 0 within its time.
 func (p *Process) Stop(t testing.TB) {
 	t.Helper()
+	if err := p.End(); err != nil {
+		t.Error(err)
+	}
+}
+
+// End is Stop outside of a test. A process that a test ended is no error.
+func (p *Process) End() error {
 	select {
 	case <-p.done:
-		return // ended by the test
+		return nil
 	default:
 	}
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Errorf("SIGTERM: %v", err)
+		return fmt.Errorf("SIGTERM: %w", err)
 	}
 	select {
 	case <-p.done:
 		if p.err != nil {
-			t.Errorf("after SIGTERM: %v\n%s", p.err, p.log.tail())
+			return fmt.Errorf("after SIGTERM: %w\n%s", p.err, p.log.tail())
 		}
+		return nil
 	case <-time.After(20 * time.Second):
-		t.Errorf("did not drain within 20 s\n%s", p.log.tail())
+		tail := p.log.tail()
 		p.Kill()
+		return fmt.Errorf("did not drain within 20 s\n%s", tail)
 	}
 }
 

@@ -143,6 +143,19 @@ func TestOriginalLinksByIdentifyAliasAndMerge(t *testing.T) {
 	}
 }
 
+func TestOriginalWritesTheProfileOfTheBrowsersAnonymousID(t *testing.T) {
+	h := newHarness(t)
+	const anon = "0b1f0d2e-5c3a-4d7e-9f10-1234567890ab"
+	h.engage(2, set("$device:"+anon, props{"before": 1}))
+	h.importStrict(2, ev("View", start, "$device:"+anon, "o1", nil), ev("$identify", start, "user", "o2", props{"$anon_distinct_id": "$device:" + anon}))
+	h.engage(2, set("$device:"+anon, props{"after": 1}))
+	p, err := h.data.GetProfile(context.Background(), &ingestionv1.GetProfileRequest{Parent: "projects/2", DistinctId: "user"})
+	if got := p.GetProfile().GetProperties().AsMap(); err != nil || got["before"] != 1.0 || got["after"] != 1.0 {
+		t.Errorf("profile %v, %v", got, err)
+	}
+	h.wantCluster(2, "user", "user: "+anon+"=IDENTIFY user=FIRST_SEEN")
+}
+
 func TestOriginalClustersStopAt500IDs(t *testing.T) {
 	h := newHarness(t)
 	var events []props

@@ -58,6 +58,7 @@ func TestProfileOperations(t *testing.T) {
 		{"$unset does not create", []props{{"$unset": list{"a"}}}, nil},
 		{"names are cut to 255 characters", []props{{"$set": props{strings.Repeat("ü", 300): 1}}}, props{strings.Repeat("ü", 255): 1.0}},
 		{"places are not looked up or stored", []props{{"$ip": "203.0.113.9", "$latitude": 52.5, "$longitude": 13.4, "$set": props{"a": 1}}}, props{"a": 1.0}},
+		{"an address inside an operation, as Go sends it, is not stored", []props{{"$ip": "203.0.113.9", "$set": props{"a": 1, "$ip": "203.0.113.9"}}, {"$set_once": props{"b": 1, "$ip": "203.0.113.9"}}}, props{"a": 1.0, "b": 1.0}},
 		{"the browser's envelope", []props{{"$device_id": "d", "$user_id": "u", "$had_persisted_distinct_id": true, "$set": props{"a": 1}}}, props{"a": 1.0}},
 		{"$time has no effect", []props{{"$time": 1700000000, "$set": props{"a": 1}}}, props{"a": 1.0}},
 		{"$ignore_alias as text, with another operation", []props{{"$ignore_alias": "true", "$set": props{"a": 1}}, {"$ignore_alias": "false", "$set": props{"b": 1}}}, props{"a": 1.0, "b": 1.0}},

@@ -2,10 +2,14 @@ package ingestion_test
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 	"github.com/cohortbridge/cohortbridge/platform/fault"
@@ -135,6 +139,47 @@ func TestProjectCredentialsAreValidated(t *testing.T) {
 			_, err := in.ValidateProjectCredentials(context.Background(), &ingestionv1.ValidateProjectCredentialsRequest{ProjectToken: c.token, ApiSecret: c.secret})
 			if c.ok && err != nil || !c.ok && (!fault.Is(err, fault.Unauthenticated) || strings.Contains(err.Error(), "nope")) {
 				t.Errorf("answered %v", err)
+			}
+		})
+	}
+}
+
+// unitByUnit encodes a text as the browser SDK does before base64: each UTF-16
+// unit on its own.
+func unitByUnit(s string) []byte {
+	var out []byte
+	for _, u := range utf16.Encode([]rune(s)) {
+		if u < 0x800 {
+			out = utf8.AppendRune(out, rune(u))
+			continue
+		}
+		out = append(out, byte(u>>12)|0xE0, byte(u>>6)&0x3F|0x80, byte(u)&0x3F|0x80)
+	}
+	return out
+}
+
+func TestBase64OfTheBrowserKeepsCharactersOutsideTheBasicPlane(t *testing.T) {
+	h := newHarness(t)
+	for i, c := range []struct {
+		name, text, want string
+		cut              int // bytes taken off the end of the text, as encoded
+	}{
+		{"an emoji", "a🎉b", "a🎉b", 0},
+		{"a joined emoji", "👩‍👩‍👧‍👦", "👩‍👩‍👧‍👦", 0},
+		{"two at the ends", "🎉🎉", "🎉🎉", 0},
+		{"the last below the surrogates", "\uD7FF", "\uD7FF", 0},
+		{"the first and the last above", "\U00010000\U0010FFFF", "\U00010000\U0010FFFF", 0},
+		{"half a pair at the cut", "a🎉", "a\uFFFD", 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h.t = t
+			name := fmt.Sprint("units", i)
+			text := unitByUnit(c.text)
+			data := fmt.Appendf(nil, `[{"event":%q,"properties":{"token":"tok-1","distinct_id":"u","t":"%s"}}]`, name, text[:len(text)-c.cut])
+			r := h.raw(&ingestionv1.IngestRawRequest{Endpoint: track, ContentType: "application/x-www-form-urlencoded", Body: []byte("data=" + url.QueryEscape(base64.StdEncoding.EncodeToString(data)))})
+			got := h.stored(name)
+			if string(r.GetBody()) != "1" || len(got) != 1 || !strings.Contains(got[0], `"t":"`+c.want+`"`) {
+				t.Errorf("answered %s, stored %v, want %q", r.GetBody(), got, c.want)
 			}
 		})
 	}

@@ -117,9 +117,8 @@ func (ev *Event) finishID(r *Rules) *Failure {
 		ev.simplified()
 	} else {
 		ev.Arrival = ev.DistinctID
-		if r.System == project.Original && len(ev.Arrival) == len(DevicePrefix)+36 && bytes.HasPrefix(ev.Arrival, []byte(DevicePrefix)) {
-			// The browser SDK's anonymous id: $identify names it without the prefix.
-			ev.Arrival = ev.Arrival[len(DevicePrefix):]
+		if r.System == project.Original {
+			ev.Arrival = OriginalID(ev.Arrival)
 		}
 	}
 	if ev.Arrival == nil {
@@ -159,6 +158,15 @@ func (ev *Event) simplified() {
 	default:
 		ev.Arrival = ev.DistinctID
 	}
+}
+
+// OriginalID is the id that an ORIGINAL project knows an id by: the browser SDK's
+// anonymous id, "$device:" and a UUID, goes without the prefix, as $identify names it.
+func OriginalID[T ~string | ~[]byte](id T) T {
+	if len(id) == len(DevicePrefix)+36 && string(id[:len(DevicePrefix)]) == DevicePrefix {
+		return id[len(DevicePrefix):]
+	}
+	return id
 }
 
 // DeviceID is the id under which a device lives: "$device:" and its id.

@@ -27,6 +27,11 @@ func (in *Ingester) Update(ctx context.Context, p *project.Project, updates []*p
 	if err != nil {
 		return 0, nil, err
 	}
+	if system == project.Original {
+		for _, u := range updates {
+			u.DistinctID = event.OriginalID(u.DistinctID)
+		}
+	}
 	err = in.Resolver.Update(ctx, p.ID, system, func(tx ledger.Tx, s *identity.Session) error {
 		b := &profileBatch{tx: tx, ids: s, now: in.Now(), rows: map[uint64]*profileRow{}}
 		s.ReadProfiles(b.props)

@@ -143,6 +143,7 @@ func (u *Update) operands(dst *[]Property, op string, v jsontext.Value) *event.F
 	if err != nil {
 		return u.fail(op, "must be an object")
 	}
+	delete(m, "$ip") // mixpanel-go's SetIp repeats it here: an address is never stored
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		c, why := clean(m[name])
 		if why != "" {

@@ -237,7 +237,7 @@ func decodeData(b []byte) ([]byte, error) {
 	if err != nil {
 		return nil, &Refusal{http.StatusBadRequest, "data is neither JSON nor base64"}
 	}
-	return out[:n], nil
+	return joinSurrogates(out[:n]), nil
 }
 
 func (p *Params) read(v url.Values) {
