@@ -182,6 +182,15 @@ func (e *event) dropped() bool {
 	}
 }
 
+// known is the id that the project knows an id by: the browser's anonymous id goes
+// without its prefix in ORIGINAL projects.
+func (p *project) known(id string) string {
+	if p.system == original && strings.HasPrefix(id, "$device:") && len(id) == len("$device:")+36 {
+		return id[len("$device:"):]
+	}
+	return id
+}
+
 // judge applies the rules of a route and a project.
 func (p *project) judge(e *event, track, strict bool, now int64) (field string) {
 	if track && e.name == "$merge" {
@@ -228,9 +237,7 @@ func (p *project) judge(e *event, track, strict bool, now int64) (field string) 
 			e.arrival, given = device, true
 		}
 	}
-	if p.system == original && strings.HasPrefix(e.arrival, "$device:") && len(e.arrival) == len("$device:")+36 {
-		e.arrival = e.arrival[len("$device:"):] // the browser's anonymous id
-	}
+	e.arrival = p.known(e.arrival)
 	if strict && !given && !isIdentity(e.name) {
 		return "properties.distinct_id"
 	}

@@ -137,6 +137,7 @@ func (w *world) update(r *request, values []any, broken map[int]bool, a *answer,
 		if lists[p] == nil {
 			order = append(order, p)
 		}
+		u.id = p.known(u.id)
 		lists[p] = append(lists[p], one{i, u})
 	}
 	for _, p := range order {
