@@ -92,7 +92,7 @@ func (p *process) dump() (string, error) {
 	if err := p.cmd.Process.Signal(syscall.SIGQUIT); err != nil {
 		return "", err
 	}
-	<-p.done // it ends with an error: that is what SIGQUIT does
+	_ = <-p.done // an error: that is how SIGQUIT ends it
 	return p.errOut.String(), nil
 }
 
