@@ -92,7 +92,9 @@ func (p *process) dump() (string, error) {
 	if err := p.cmd.Process.Signal(syscall.SIGQUIT); err != nil {
 		return "", err
 	}
-	_ = <-p.done // an error: that is how SIGQUIT ends it
+	if err := <-p.done; err == nil {
+		return "", errors.New("SIGQUIT did not end the process")
+	}
 	return p.errOut.String(), nil
 }
 

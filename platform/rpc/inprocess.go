@@ -17,7 +17,9 @@ import (
 // the same spans as over the network, without HTTP/2 between them (a call costs
 // a quarter). Messages are copied, so neither side sees the other's memory.
 type InProcess struct {
-	ch *inprocgrpc.Channel
+	ch     *inprocgrpc.Channel
+	unary  grpc.UnaryServerInterceptor // the whole chain
+	stream grpc.StreamServerInterceptor
 
 	mu      sync.RWMutex
 	closed  bool
@@ -39,22 +41,26 @@ func (p *InProcess) Guard(g *auth.Guard) error {
 	if err != nil {
 		return err
 	}
-	unary, stream := c.unaryOne(), c.streamOne()
-	p.ch.WithServerUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
-		if !p.begin() {
-			return nil, ToStatus(ctx, errStopping)
-		}
-		defer p.running.Done()
-		return unary(ctx, req, info, h)
-	})
-	p.ch.WithServerStreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
-		if !p.begin() {
-			return ToStatus(ss.Context(), errStopping)
-		}
-		defer p.running.Done()
-		return stream(srv, ss, info, h)
-	})
+	p.unary, p.stream = c.unaryOne(), c.streamOne()
+	p.ch.WithServerUnaryInterceptor(p.callUnary)
+	p.ch.WithServerStreamInterceptor(p.callStream)
 	return nil
+}
+
+func (p *InProcess) callUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+	if !p.begin() {
+		return nil, ToStatus(ctx, errStopping)
+	}
+	defer p.running.Done()
+	return p.unary(ctx, req, info, h)
+}
+
+func (p *InProcess) callStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+	if !p.begin() {
+		return ToStatus(ss.Context(), errStopping)
+	}
+	defer p.running.Done()
+	return p.stream(srv, ss, info, h)
 }
 
 var errStopping = fault.New(fault.Unavailable, "SHUTTING_DOWN", "the service is shutting down")

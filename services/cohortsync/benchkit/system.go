@@ -31,7 +31,7 @@ type System struct {
 	Runs    cohortsyncv1.RunServiceClient
 
 	service *cohortsync.Service
-	closers []func() error
+	closers []func(context.Context) error
 }
 
 // Start starts cohortsync with the config. Close it when done.
@@ -64,7 +64,7 @@ func (s *System) serve(r interface{ Register(grpc.ServiceRegistrar) }) (grpc.Cli
 		return nil, err
 	}
 	r.Register(in)
-	s.closers = append(s.closers, func() error { return in.Close(context.Background()) })
+	s.closers = append(s.closers, in.Close)
 	return in.Dial(auth.InternalCredentials{Key: internalKey}), nil
 }
 
@@ -75,7 +75,7 @@ func (s *System) Close(ctx context.Context) error {
 		err = s.service.Close(ctx)
 	}
 	for i := len(s.closers) - 1; i >= 0; i-- {
-		err = errors.Join(err, s.closers[i]())
+		err = errors.Join(err, s.closers[i](ctx))
 	}
 	return err
 }
