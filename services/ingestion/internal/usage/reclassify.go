@@ -2,7 +2,6 @@ package usage
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"math"
 	"sync"
@@ -96,12 +95,15 @@ func (r *Reclassifier) start(j *ledger.Reclassification) {
 	own := *j
 	r.jobs.Go(func() {
 		err := r.run(r.ctx, &own)
-		if errors.Is(err, context.Canceled) {
-			return // the process ends; the job stays running
+		if err != nil && r.ctx.Err() != nil {
+			return // the process ends, whatever the engine calls that; the job stays running
 		}
 		own.State, own.Ended = ledger.JobSucceeded, r.now()
 		if err != nil {
-			own.State, own.Error = ledger.JobFailed, fault.As(err).Public
+			own.State, own.Error = ledger.JobFailed, "the events could not be judged; the log says why"
+			if f := fault.As(err); f != nil {
+				own.Error = f.Public
+			}
 			slog.Error("reclassification failed", "project", own.ProjectID, "id", own.ID, "error", err)
 		}
 		if err := r.ledger.PutReclassification(context.WithoutCancel(r.ctx), &own); err != nil {
