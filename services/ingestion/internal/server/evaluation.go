@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/binary"
 	"slices"
 	"strconv"
 	"time"
@@ -78,6 +79,31 @@ func (s *Evaluation) EvaluateLeaves(req *ingestionv1.EvaluateLeavesRequest, stre
 	return stream.Send(&ingestionv1.EvaluateLeavesResponse{Answer: &ingestionv1.EvaluateLeavesResponse_Watermark{Watermark: w}})
 }
 
+// bitmap reads a set of users from a request; no bytes are no users. The bytes may
+// come from anybody: what they announce is checked before memory is taken for it,
+// and the containers before they are walked through.
+func bitmap(field string, b []byte) (*roaring64.Bitmap, error) {
+	const header, leastContainer = 8, 12 // bytes
+	bm := roaring64.New()
+	if len(b) == 0 {
+		return bm, nil
+	}
+	wrong := fault.Field(field, "not a portable serialization of a 64-bit roaring bitmap")
+	if len(b) < header || binary.LittleEndian.Uint64(b) > uint64(len(b)-header)/leastContainer {
+		return nil, wrong
+	}
+	if err := bm.UnmarshalBinary(b); err != nil {
+		return nil, wrong
+	}
+	if bm.IsEmpty() {
+		return bm, nil
+	}
+	if err := bm.Validate(); err != nil {
+		return nil, wrong
+	}
+	return bm, nil
+}
+
 func userSet(bm *roaring64.Bitmap) (*ingestionv1.UserSet, error) {
 	b, err := bm.ToBytes()
 	return &ingestionv1.UserSet{Roaring: b, Count: bm.GetCardinality()}, err
@@ -112,28 +138,33 @@ func (s *Evaluation) ResolveMembers(req *ingestionv1.ResolveMembersRequest, stre
 	if err != nil {
 		return err
 	}
-	bm := roaring64.New()
-	if len(req.GetRoaring()) > 0 {
-		if err := bm.UnmarshalBinary(req.GetRoaring()); err != nil {
-			return fault.Field("roaring", "not a portable serialization of a 64-bit roaring bitmap")
-		}
+	bm, err := bitmap("roaring", req.GetRoaring())
+	if err != nil {
+		return err
 	}
 	partner := req.GetPartnerProperty()
 	if partner == "" {
 		partner = "$CleverTap_user_id"
 	}
-	it := bm.ManyIterator()
-	nos := make([]uint64, memberChunk)
-	for n := it.NextMany(nos); n > 0; n = it.NextMany(nos) {
-		rows, err := s.Ledger.Members(stream.Context(), id, nos[:n])
-		if err != nil {
-			return err
-		}
+	return eachMember(stream.Context(), s.Ledger, id, bm, func(rows []ledger.Member) (err error) {
 		out := &ingestionv1.ResolveMembersResponse{}
 		if out.Members, err = s.members(stream.Context(), id, rows, partner, req.GetColumns()); err != nil {
 			return err
 		}
-		if err := stream.Send(out); err != nil {
+		return stream.Send(out)
+	})
+}
+
+// eachMember reads users in ascending order, memberChunk at a time.
+func eachMember(ctx context.Context, l ledger.Ledger, project int64, users *roaring64.Bitmap, fn func([]ledger.Member) error) error {
+	nos := make([]uint64, memberChunk)
+	it := users.ManyIterator()
+	for n := it.NextMany(nos); n > 0; n = it.NextMany(nos) {
+		rows, err := l.Members(ctx, project, nos[:n])
+		if err != nil {
+			return err
+		}
+		if err := fn(rows); err != nil {
 			return err
 		}
 	}
