@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,87 +10,48 @@ import (
 	"maps"
 	"net/http"
 	"strconv"
-
-	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
+	"strings"
 
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 )
 
-// exportRoute serves the raw export in Mixpanel's shape
+// export serves the raw export in Mixpanel's shape
 // (https://developer.mixpanel.com/reference/raw-event-export), each event once.
-func exportRoute(mux *http.ServeMux, client ingestionv1.DataServiceClient) {
-	mux.HandleFunc("GET /api/2.0/export", func(w http.ResponseWriter, r *http.Request) {
-		req, err := exportRequest(r)
-		if err != nil {
-			mixpanelError(w, http.StatusBadRequest, err.Error())
-			return
-		}
-		ctx := metadata.AppendToOutgoingContext(r.Context(), "authorization", r.Header.Get("Authorization"))
-		stream, err := client.ExportEvents(ctx, req)
-		if err != nil {
-			exportError(w, err)
-			return
-		}
-		out := bufio.NewWriterSize(w, 64<<10)
-		ms := r.URL.Query().Get("time_in_ms") == "true"
-		for started := false; ; started = true {
+func (d *reader) export(q *question) error {
+	req := &ingestionv1.ExportEventsRequest{Parent: q.project, FromDate: q.params.Get("from_date"), ToDate: q.params.Get("to_date"), Where: q.params.Get("where")}
+	var err error
+	if req.Events, err = q.texts("event"); err != nil {
+		return err
+	}
+	if req.Limit, err = q.number("limit", 1, 100_000); err != nil {
+		return err
+	}
+	ms, err := q.flag("time_in_ms", false)
+	if err != nil {
+		return err
+	}
+	stream, err := d.data.ExportEvents(q.ctx, req)
+	if err != nil {
+		return err
+	}
+	out := &longBody{w: q.w, contentType: "text/plain; charset=utf-8", gzip: acceptsGzip(q.r)}
+	out.w.Header().Add("Vary", "Accept-Encoding")
+	return out.finish(func() error {
+		for {
 			chunk, err := stream.Recv()
 			if errors.Is(err, io.EOF) {
-				break
+				return nil
 			}
 			if err != nil {
-				if !started {
-					exportError(w, err)
-					return
-				}
-				// The status line is gone: cut the connection, so that half an
-				// export can't be taken for a whole one.
-				panic(http.ErrAbortHandler)
-			}
-			if !started {
-				w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+				return err
 			}
 			for _, e := range chunk.GetEvents() {
 				if err := writeEvent(out, e, ms); err != nil {
-					panic(http.ErrAbortHandler)
+					return err
 				}
 			}
 		}
-		if err := out.Flush(); err != nil {
-			panic(http.ErrAbortHandler)
-		}
-	})
-}
-
-func exportRequest(r *http.Request) (*ingestionv1.ExportEventsRequest, error) {
-	q := r.URL.Query()
-	if q.Get("project_id") == "" {
-		return nil, errors.New("project_id is required")
-	}
-	if q.Get("where") != "" {
-		return nil, errors.New("where: an export can't be filtered by an expression; filter by event")
-	}
-	req := &ingestionv1.ExportEventsRequest{Parent: "projects/" + q.Get("project_id"), FromDate: q.Get("from_date"), ToDate: q.Get("to_date")}
-	if names := q.Get("event"); names != "" {
-		if err := json.Unmarshal([]byte(names), &req.Events); err != nil {
-			return nil, errors.New("event: want a JSON array of names")
-		}
-	}
-	if limit := q.Get("limit"); limit != "" {
-		n, err := strconv.ParseInt(limit, 10, 64)
-		if err != nil || n < 1 || n > 100_000 {
-			return nil, errors.New("limit: want a number from 1 to 100000")
-		}
-		req.Limit = n
-	}
-	return req, nil
-}
-
-func exportError(w http.ResponseWriter, err error) {
-	s := status.Convert(err)
-	mixpanelError(w, runtime.HTTPStatusFromCode(s.Code()), s.Message())
+	}())
 }
 
 // writeEvent writes one line. The stored properties are merged with those that
@@ -120,4 +82,80 @@ func writeEvent(out io.Writer, e *ingestionv1.ExportedEvent, ms bool) error {
 	}
 	_, err = out.Write(append(line, '\n'))
 	return err
+}
+
+// acceptsGzip says whether the client asked for gzip.
+func acceptsGzip(r *http.Request) bool {
+	for part := range strings.SplitSeq(strings.Join(r.Header.Values("Accept-Encoding"), ","), ",") {
+		name, quality, _ := strings.Cut(part, ";")
+		if n := strings.ToLower(strings.TrimSpace(name)); n != "gzip" && n != "*" {
+			continue
+		}
+		q, err := strconv.ParseFloat(strings.TrimPrefix(strings.ReplaceAll(quality, " ", ""), "q="), 64)
+		return err != nil || q > 0
+	}
+	return false
+}
+
+// gzipAbove is the size of a body, in bytes, above which it is compressed.
+const gzipAbove = 1400
+
+// longBody is an answer of any length. It begins to be sent when it is longer than
+// gzipAbove, which decides whether it is compressed.
+type longBody struct {
+	w           http.ResponseWriter
+	contentType string
+	gzip        bool
+
+	held []byte
+	out  *bufio.Writer // nil until it is sent
+	gz   *gzip.Writer
+}
+
+// Write implements io.Writer.
+func (b *longBody) Write(p []byte) (int, error) {
+	if b.out != nil {
+		return b.out.Write(p)
+	}
+	if b.held = append(b.held, p...); len(b.held) <= gzipAbove {
+		return len(p), nil
+	}
+	b.w.Header().Set("Content-Type", b.contentType)
+	var to io.Writer = b.w
+	if b.gzip {
+		b.w.Header().Set("Content-Encoding", "gzip")
+		b.gz = gzip.NewWriter(b.w)
+		to = b.gz
+	}
+	b.out = bufio.NewWriterSize(to, 64<<10)
+	if _, err := b.out.Write(b.held); err != nil {
+		return 0, err
+	}
+	b.held = nil
+	return len(p), nil
+}
+
+// finish sends what is left, also of an empty body. When the body failed and
+// nothing of it was sent, it returns the failure, to be answered; else it cuts the
+// connection, so that half a body can't be taken for a whole one.
+func (b *longBody) finish(failure error) error {
+	if b.out == nil {
+		if failure != nil {
+			return failure
+		}
+		b.w.Header().Set("Content-Type", b.contentType)
+		b.w.Header().Set("Content-Length", strconv.Itoa(len(b.held)))
+		_, _ = b.w.Write(b.held) // the client went away
+		return nil
+	}
+	if failure == nil {
+		failure = b.out.Flush()
+	}
+	if failure == nil && b.gz != nil {
+		failure = b.gz.Close()
+	}
+	if failure != nil {
+		panic(http.ErrAbortHandler)
+	}
+	return nil
 }

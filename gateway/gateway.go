@@ -16,6 +16,7 @@ import (
 	cohortsyncv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/cohortsync/v1"
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 	registryv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/registry/v1"
+	"github.com/cohortbridge/cohortbridge/platform/inflight"
 )
 
 // Config is the limits of the gateway.
@@ -33,6 +34,8 @@ type Config struct {
 	// BodyTimeout bounds how long one of these bodies may take to arrive; default
 	// one minute.
 	BodyTimeout time.Duration
+	// Read bounds what a project reads over Mixpanel's routes; no limits by default.
+	Read ReadLimits
 	// Ready says whether the process can serve; nil means always.
 	Ready func(context.Context) error
 }
@@ -71,9 +74,10 @@ func New(ctx context.Context, cfg Config, conns Conns) (http.Handler, error) {
 	health(mux, cfg.Ready)
 	docs(mux)
 	ingest := ingestionv1.NewIngestionServiceClient(conns.Ingestion)
-	mixpanelRoutes(mux, ingest, &cfg)
+	gate := inflight.New(cfg.MaxConcurrent, cfg.MaxInFlightBytes)
+	mixpanelRoutes(mux, ingest, &cfg, gate)
 	validateRoute(mux, ingest)
-	exportRoute(mux, ingestionv1.NewDataServiceClient(conns.Ingestion))
+	readRoutes(mux, conns, &cfg, gate)
 	mux.Handle("/v1/", http.MaxBytesHandler(rest, cfg.MaxBodyBytes))
 	return traced(mux), nil
 }

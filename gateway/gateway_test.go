@@ -21,6 +21,7 @@ import (
 	"github.com/cohortbridge/cohortbridge/gateway"
 	cohortsyncv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/cohortsync/v1"
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
+	registryv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/registry/v1"
 	"github.com/cohortbridge/cohortbridge/platform/auth"
 	"github.com/cohortbridge/cohortbridge/platform/fault"
 	"github.com/cohortbridge/cohortbridge/platform/rpc"
@@ -33,6 +34,7 @@ type services struct {
 	ingestionv1.UnimplementedIngestionServiceServer
 	ingestionv1.UnimplementedDataServiceServer
 	cohortsyncv1.UnimplementedRunServiceServer
+	registryv1.UnimplementedProjectServiceServer
 	got    *ingestionv1.IngestRawRequest
 	md     metadata.MD
 	answer *ingestionv1.IngestRawResponse
@@ -62,6 +64,10 @@ func (s *services) GetProfile(ctx context.Context, _ *ingestionv1.GetProfileRequ
 	return nil, s.err
 }
 
+func (s *services) GetProject(context.Context, *registryv1.GetProjectRequest) (*registryv1.GetProjectResponse, error) {
+	return &registryv1.GetProjectResponse{}, nil
+}
+
 func (s *services) WatchRun(req *cohortsyncv1.WatchRunRequest, st grpc.ServerStreamingServer[cohortsyncv1.WatchRunResponse]) error {
 	for _, state := range []cohortsyncv1.Run_State{cohortsyncv1.Run_STATE_DELIVERING, cohortsyncv1.Run_STATE_SUCCEEDED} {
 		if err := st.Send(&cohortsyncv1.WatchRunResponse{Run: &cohortsyncv1.Run{Name: req.GetName(), State: state}}); err != nil {
@@ -80,6 +86,7 @@ func serve(t *testing.T, s *services, cfg gateway.Config) string {
 	ingestionv1.RegisterIngestionServiceServer(in, s)
 	ingestionv1.RegisterDataServiceServer(in, s)
 	cohortsyncv1.RegisterRunServiceServer(in, s)
+	registryv1.RegisterProjectServiceServer(in, s)
 	conn := in.Dial(nil)
 	h, err := gateway.New(context.Background(), cfg, gateway.Conns{Registry: conn, CohortSync: conn, Ingestion: conn})
 	if err != nil {

@@ -18,8 +18,7 @@ import (
 
 // mixpanelRoutes serves the ingestion endpoints of Mixpanel's HTTP API, with and
 // without a trailing slash (https://developer.mixpanel.com/reference/overview).
-func mixpanelRoutes(mux *http.ServeMux, client ingestionv1.IngestionServiceClient, cfg *Config) {
-	gate := inflight.New(cfg.MaxConcurrent, cfg.MaxInFlightBytes)
+func mixpanelRoutes(mux *http.ServeMux, client ingestionv1.IngestionServiceClient, cfg *Config, gate *inflight.Gate) {
 	for path, endpoint := range map[string]ingestionv1.IngestRawRequest_Endpoint{
 		"/track":  ingestionv1.IngestRawRequest_ENDPOINT_TRACK,
 		"/import": ingestionv1.IngestRawRequest_ENDPOINT_IMPORT,

@@ -176,6 +176,16 @@ func (b *built) start(t testing.TB, args ...string) (*Process, error) {
 	}
 }
 
+// noReadLimits lets tests read back as often as they like: some do it more often
+// than Mixpanel allows in an hour.
+var noReadLimits = []string{"--query-per-hour", "0", "--query-concurrent", "0", "--export-per-hour", "0", "--export-per-second", "0"}
+
+// standaloneArgs are the arguments of a standalone; further ones win over these.
+func standaloneArgs(dir string, args ...string) []string {
+	base := []string{"standalone", "--dev", "--data-dir", dir, "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0"}
+	return slices.Concat(base, noReadLimits, args)
+}
+
 // Standalone starts everything with --dev in the folder and a sandbox elsewhere
 // or inside, as the further arguments say.
 func Standalone(t testing.TB, dir string, args ...string) *Process {
@@ -188,7 +198,7 @@ func Standalone(t testing.TB, dir string, args ...string) *Process {
 // LastingStandalone is Standalone that outlives the test: who asks for it ends it.
 func LastingStandalone(t testing.TB, dir string, args ...string) *Process {
 	t.Helper()
-	args = append([]string{"standalone", "--dev", "--data-dir", dir, "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0", "--log-level", "debug"}, args...)
+	args = standaloneArgs(dir, append([]string{"--log-level", "debug"}, args...)...)
 	p, err := TryStart(t, args...)
 	if err != nil {
 		t.Fatalf("cohortbridge %v: %v\n%s", args, err, p.log.tail())
@@ -201,7 +211,7 @@ func LastingStandalone(t testing.TB, dir string, args ...string) *Process {
 // time matters.
 func PlainStandalone(t testing.TB, dir string, args ...string) *Process {
 	t.Helper()
-	p, err := plain.start(t, append([]string{"standalone", "--dev", "--data-dir", dir, "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0"}, args...)...)
+	p, err := plain.start(t, standaloneArgs(dir, args...)...)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, p.log.tail())
 	}

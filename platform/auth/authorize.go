@@ -3,7 +3,6 @@ package auth
 import (
 	"context"
 	"crypto/subtle"
-	"encoding/base64"
 	"regexp"
 	"strings"
 
@@ -12,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/cohortbridge/cohortbridge/platform/basicauth"
 	"github.com/cohortbridge/cohortbridge/platform/fault"
 )
 
@@ -55,6 +55,9 @@ func (g *Guard) Authorize(ctx context.Context, method string, msg any) (context.
 }
 
 func allow(p *Principal, access Access, method string, msg any) error {
+	if p.ProjectSecret && !access.secret {
+		return fault.New(fault.Denied, "SERVICE_ACCOUNT_REQUIRED", "%s is not open to a project secret; use a service account", method)
+	}
 	switch access.kind { //nolint:exhaustive // the others ask no more than a valid credential, or were decided before
 	case internal:
 		if !p.Internal {
@@ -96,21 +99,13 @@ func (g *Guard) principal(ctx context.Context) (*Principal, error) {
 		}
 		return nil, fault.New(fault.Unauthenticated, "WRONG_TOKEN", "the bearer token is wrong")
 	case "basic":
-		user, secret, ok := parseBasic(rest)
+		user, secret, ok := basicauth.Parse(header)
 		if !ok {
 			return nil, fault.New(fault.Unauthenticated, "BAD_CREDENTIAL", "authorization: Basic needs user:secret, base64-encoded")
 		}
 		return g.Authenticator.Authenticate(ctx, user, secret)
 	}
 	return nil, fault.New(fault.Unauthenticated, "NO_CREDENTIAL", "authorization: send Basic with a service account's username and secret")
-}
-
-func parseBasic(s string) (user, secret string, ok bool) {
-	raw, err := base64.StdEncoding.DecodeString(strings.TrimSpace(s))
-	if err != nil {
-		return "", "", false
-	}
-	return strings.Cut(string(raw), ":")
 }
 
 func same(got, want string) bool {

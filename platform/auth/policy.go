@@ -6,6 +6,15 @@ import typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
 type Access struct {
 	kind kind
 	role typev1.Role
+	// secret opens it to a project secret as well.
+	secret bool
+}
+
+// orProjectSecret opens an RPC to the project's secret too, as Mixpanel's query
+// and export APIs are (https://developer.mixpanel.com/reference/project-secret).
+func (a Access) orProjectSecret() Access {
+	a.secret = true
+	return a
 }
 
 type kind int
@@ -53,8 +62,8 @@ const (
 // (https://docs.mixpanel.com/docs/cohort-sync). A method that is missing is refused.
 var Policy = map[string]Access{
 	registry + "ProjectService/CreateProject":        Operator,
-	registry + "ProjectService/GetProject":           Consumer,
-	registry + "ProjectService/ListProjects":         Authenticated,
+	registry + "ProjectService/GetProject":           Consumer.orProjectSecret(),
+	registry + "ProjectService/ListProjects":         Authenticated.orProjectSecret(),
 	registry + "ProjectService/UpdateProject":        Owner,
 	registry + "ProjectService/CreateServiceAccount": Admin,
 	registry + "ProjectService/ListServiceAccounts":  Admin,
@@ -75,11 +84,12 @@ var Policy = map[string]Access{
 
 	cohortsync + "CohortService/CreateCohort":  Consumer,
 	cohortsync + "CohortService/GetCohort":     Consumer,
-	cohortsync + "CohortService/ListCohorts":   Consumer,
+	cohortsync + "CohortService/ListCohorts":   Consumer.orProjectSecret(),
 	cohortsync + "CohortService/UpdateCohort":  Consumer,
 	cohortsync + "CohortService/DeleteCohort":  Consumer,
 	cohortsync + "CohortService/PreviewCohort": Consumer,
 	cohortsync + "CohortService/ListMembers":   Consumer,
+	cohortsync + "CohortService/GetMemberSet":  Consumer.orProjectSecret(),
 
 	cohortsync + "SyncService/CreateSync": Analyst,
 	cohortsync + "SyncService/GetSync":    Consumer,
@@ -102,7 +112,8 @@ var Policy = map[string]Access{
 	ingestion + "IngestionService/ImportEvents":               Admin,
 	ingestion + "IngestionService/UpdateProfiles":             Admin,
 
-	ingestion + "DataService/ExportEvents":      Consumer,
+	ingestion + "DataService/ExportEvents":      Consumer.orProjectSecret(),
+	ingestion + "DataService/QueryProfiles":     Consumer.orProjectSecret(),
 	ingestion + "DataService/GetProfile":        Consumer,
 	ingestion + "DataService/ListProfiles":      Consumer,
 	ingestion + "DataService/GetGroupProfile":   Consumer,

@@ -156,3 +156,38 @@ func TestAnUnknownMethodIsRefused(t *testing.T) {
 		t.Fatalf("err = %v, want denied", err)
 	}
 }
+
+func TestAProjectSecretOpensMixpanelsReadAPIsOfItsProjectOnly(t *testing.T) {
+	secret := &auth.Guard{Authenticator: auth.AuthenticatorFunc(func(_ context.Context, user, secret string) (*auth.Principal, error) {
+		if user != "hush" || secret != "" {
+			return nil, fault.New(fault.Unauthenticated, "WRONG_CREDENTIAL", "wrong")
+		}
+		return &auth.Principal{Name: "projects/7", ProjectSecret: true, Roles: map[string]typev1.Role{"projects/7": typev1.Role_ROLE_CONSUMER}}, nil
+	})}
+	open := map[string]bool{}
+	for _, m := range []string{"registry.v1.ProjectService/GetProject", "registry.v1.ProjectService/ListProjects", "cohortsync.v1.CohortService/ListCohorts",
+		"cohortsync.v1.CohortService/GetMemberSet", "ingestion.v1.DataService/ExportEvents", "ingestion.v1.DataService/QueryProfiles"} {
+		open["/cohortbridge."+m] = true
+	}
+	as := func(text string) context.Context {
+		return metadata.NewIncomingContext(context.Background(), metadata.Pairs("authorization", "Basic "+base64.StdEncoding.EncodeToString([]byte(text))))
+	}
+	for name, m := range methods(t) {
+		if access := auth.Policy[name]; access == auth.Public {
+			continue
+		}
+		if _, err := secret.Authorize(as("hush:"), name, request(m)); (err == nil) != open[name] || err != nil && !fault.Is(err, fault.Denied) {
+			t.Errorf("%s with a project secret: %v", name, err)
+		}
+	}
+	export := "/cohortbridge.ingestion.v1.DataService/ExportEvents"
+	other := request(methods(t)[export]).ProtoReflect()
+	other.Set(other.Descriptor().Fields().ByName("parent"), protoreflect.ValueOfString("projects/8"))
+	if _, err := secret.Authorize(as("hush:"), export, other.Interface()); !fault.Is(err, fault.Denied) {
+		t.Errorf("another project: %v", err)
+	}
+	literal := metadata.NewIncomingContext(context.Background(), metadata.Pairs("authorization", "Basic hush:"))
+	if p, err := secret.Authorize(literal, export, request(methods(t)[export])); err != nil || !auth.FromContext(p).ProjectSecret {
+		t.Errorf("literally: %v", err)
+	}
+}

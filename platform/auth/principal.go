@@ -11,8 +11,12 @@ import (
 
 // Principal is an authenticated caller.
 type Principal struct {
-	// Name is the service account's resource name, "operator" or "internal".
+	// Name is the service account's resource name, the project's for a project
+	// secret, "operator" or "internal".
 	Name string
+	// ProjectSecret is a caller who presented a project's secret. It opens only what
+	// the policy says, and only in that project.
+	ProjectSecret bool
 	// Operator may create projects and act in all of them.
 	Operator bool
 	// Internal is one of our own services.
@@ -45,7 +49,8 @@ func FromContext(ctx context.Context) *Principal {
 	return p
 }
 
-// Authenticator checks a Basic credential of a service account.
+// Authenticator checks a Basic credential: of a service account, or, when the
+// secret is empty, a project secret in place of the username.
 type Authenticator interface {
 	// Authenticate returns the principal, or an Unauthenticated fault.
 	Authenticate(ctx context.Context, username, secret string) (*Principal, error)

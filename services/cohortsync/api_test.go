@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/propagation"
@@ -171,6 +172,23 @@ func TestPreviewAndMembersPageThroughOneEvaluation(t *testing.T) {
 		}
 	}
 	require.Len(t, got, 11)
+}
+
+func TestAMemberSetIsTheWholeCohortAtOneInstant(t *testing.T) {
+	r := newRig(t, partner, sandbox.Knobs{}, nil)
+	all := r.people(3)
+	r.world.SetLeaf("Buy", append(all, 11)...)
+	c, err := r.Cohorts.CreateCohort(r.ctx, &cohortsyncv1.CreateCohortRequest{Parent: "projects/1", Cohort: &cohortsyncv1.Cohort{DisplayName: "x", Definition: benchkit.Did("Buy")}})
+	require.NoError(t, err)
+	set, err := r.Cohorts.GetMemberSet(r.ctx, &cohortsyncv1.GetMemberSetRequest{Parent: c.GetCohort().GetName()})
+	require.NoError(t, err)
+	require.EqualValues(t, 4, set.GetCount())
+	users := roaring64.New()
+	require.NoError(t, users.UnmarshalBinary(set.GetRoaring()))
+	require.Equal(t, append(all, 11), users.ToArray())
+	require.False(t, set.GetAsOf().AsTime().IsZero())
+	_, err = r.Cohorts.GetMemberSet(r.ctx, &cohortsyncv1.GetMemberSetRequest{Parent: "projects/1/cohorts/999"})
+	require.Equal(t, codes.NotFound, status.Code(err))
 }
 
 // clock is a clock that tests move.

@@ -20,6 +20,7 @@ import (
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/mtu"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/query"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/registryclient"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/server"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/store/duck"
@@ -134,7 +135,7 @@ func New(ctx context.Context, cfg Config, reg Registry, opts ...Option) (_ *Serv
 		Gate: inflight.New(cfg.MaxConcurrent, cfg.MaxInFlightBytes), Rate: ingest.NewRate(cfg.ProjectEventsPerMinute, cfg.ProjectBytesPerMinute, o.now),
 	})}
 	s.evaluation = &server.Evaluation{Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder}
-	s.data = &server.Data{Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder, Pipeline: s.pipeline}
+	s.data = &server.Data{Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder, Pipeline: s.pipeline, Selections: query.NewSelections(o.now), Now: o.now}
 	//nolint:contextcheck // as the pipeline
 	s.background(func(ctx context.Context) { feeder.Run(ctx, cfg.FeedInterval) })
 	s.identity = &server.Identity{Ledger: s.ledger}

@@ -86,7 +86,7 @@ func (s *Service) Close(context.Context) error {
 	return s.store.Close()
 }
 
-// Authenticator checks service accounts through a registry, near or far.
+// Authenticator checks credentials through a registry, near or far.
 func Authenticator(client registryv1.CredentialServiceClient) auth.Authenticator {
 	return auth.AuthenticatorFunc(func(ctx context.Context, username, secret string) (*auth.Principal, error) {
 		resp, err := client.Authenticate(ctx, &registryv1.AuthenticateRequest{Username: username, Secret: secret})
@@ -94,6 +94,9 @@ func Authenticator(client registryv1.CredentialServiceClient) auth.Authenticator
 			return nil, err
 		}
 		p := &auth.Principal{Name: resp.GetServiceAccount(), Roles: map[string]typev1.Role{}}
+		if name := resp.GetSecretOfProject(); name != "" {
+			p.Name, p.ProjectSecret, p.Roles[name] = name, true, typev1.Role_ROLE_CONSUMER
+		}
 		for _, g := range resp.GetGrants() {
 			p.Roles[g.GetProject()] = g.GetRole()
 		}

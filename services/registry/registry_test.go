@@ -329,3 +329,30 @@ func TestIngestCredentialsOpenTheirProjectOnly(t *testing.T) {
 		}
 	}
 }
+
+func TestAProjectSecretReadsItsProjectAndNothingElse(t *testing.T) {
+	w := newWorld(t)
+	created, other := w.project(t), w.project(t)
+	user, _, _ := w.account(t, created.GetProject().GetName(), typev1.Role_ROLE_OWNER, nil)
+	api := registryv1.NewProjectServiceClient(w.public)
+	ctx := as(t.Context(), created.GetSecret(), "")
+	list, err := api.ListProjects(ctx, &registryv1.ListProjectsRequest{})
+	if err != nil || len(list.GetProjects()) != 1 || list.GetProjects()[0].GetName() != created.GetProject().GetName() {
+		t.Fatalf("projects of a secret: %v %v", list, err)
+	}
+	if _, err := api.GetProject(ctx, &registryv1.GetProjectRequest{Name: created.GetProject().GetName()}); err != nil {
+		t.Errorf("its project: %v", err)
+	}
+	if _, err := api.GetProject(ctx, &registryv1.GetProjectRequest{Name: other.GetProject().GetName()}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("another project: %v", err)
+	}
+	if _, err := registryv1.NewConnectorServiceClient(w.public).ListConnectors(ctx, &registryv1.ListConnectorsRequest{Parent: created.GetProject().GetName()}); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("connectors: %v", err)
+	}
+	// The token is public, and a service account without its secret is anybody.
+	for what, wrong := range map[string]string{"token": created.GetProject().GetToken(), "service account": user, "unknown": "0123456789abcdef"} {
+		if _, err := api.ListProjects(as(t.Context(), wrong, ""), &registryv1.ListProjectsRequest{}); status.Code(err) != codes.Unauthenticated || strings.Contains(err.Error(), wrong) {
+			t.Errorf("%s as a secret: %v", what, err)
+		}
+	}
+}

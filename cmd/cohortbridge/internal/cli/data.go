@@ -23,14 +23,15 @@ import (
 
 func eventsCommand() *cobra.Command {
 	root := &cobra.Command{Use: "events", Short: "Events in and out"}
-	var from, to string
+	var from, to, where string
 	export := &cobra.Command{Use: "export", Short: "Print events, one JSON object a line", Args: cobra.NoArgs, Example: "  cohortbridge events export --from 2026-11-01 --to 2026-11-30"}
 	export.Flags().StringVar(&from, "from", "", "first UTC day, yyyy-mm-dd")
 	export.Flags().StringVar(&to, "to", "", "last UTC day, yyyy-mm-dd")
+	export.Flags().StringVar(&where, "where", "", `only events for which this is true, e.g. properties["plan"] == "pro"`)
 	_ = export.MarkFlagRequired("from")
 	_ = export.MarkFlagRequired("to")
 	export.RunE = run(func(ctx context.Context, c *client, _ *cobra.Command, _ []string) error {
-		stream, err := ingestionv1.NewDataServiceClient(c.conn).ExportEvents(ctx, &ingestionv1.ExportEventsRequest{Parent: c.project, FromDate: from, ToDate: to})
+		stream, err := ingestionv1.NewDataServiceClient(c.conn).ExportEvents(ctx, &ingestionv1.ExportEventsRequest{Parent: c.project, FromDate: from, ToDate: to, Where: where})
 		if err != nil {
 			return err
 		}

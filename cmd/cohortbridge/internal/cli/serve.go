@@ -47,6 +47,11 @@ func httpFlags(f *pflag.FlagSet, d *roles.Config) {
 	f.String("tls-cert", "", "PEM file; serves HTTPS instead of HTTP")
 	f.String("tls-key", "", "PEM file of the certificate's key")
 	f.Int64("max-body-bytes", d.MaxBodyBytes, "largest request body as sent")
+	f.Int("query-per-hour", d.QueryPerHour, "queries of one project over Mixpanel's routes in a rolling hour; 0 for no limit")
+	f.Int("query-concurrent", d.QueryConcurrent, "such queries of one project at one time; 0 for no limit")
+	f.Int("export-per-hour", d.ExportPerHour, "raw exports of one project in a rolling hour; 0 for no limit")
+	f.Int("export-per-second", d.ExportPerSecond, "raw exports of one project in a rolling second; 0 for no limit")
+	f.Int("export-concurrent", d.ExportConcurrent, "raw exports of one project at one time; 0 for no limit")
 }
 
 // ingestFlags bound what senders of events may cost; ingestion and the gateway

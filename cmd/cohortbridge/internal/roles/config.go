@@ -57,6 +57,18 @@ type Config struct {
 	ProjectEventsPerMinute int64 `koanf:"project_events_per_minute"`
 	// ProjectBytesPerMinute is of uncompressed JSON.
 	ProjectBytesPerMinute int64 `koanf:"project_bytes_per_minute"`
+	// QueryPerHour and QueryConcurrent bound the queries of one project over
+	// Mixpanel's routes; 0 is no limit. Each gateway counts for itself.
+	QueryPerHour int `koanf:"query_per_hour"`
+	// QueryConcurrent is how many may run at one time.
+	QueryConcurrent int `koanf:"query_concurrent"`
+	// ExportPerHour, ExportPerSecond and ExportConcurrent bound the raw exports of
+	// one project; 0 is no limit.
+	ExportPerHour int `koanf:"export_per_hour"`
+	// ExportPerSecond is in a rolling second.
+	ExportPerSecond int `koanf:"export_per_second"`
+	// ExportConcurrent is how many may run at one time.
+	ExportConcurrent int `koanf:"export_concurrent"`
 	// RetryWindow bounds how long a batch is retried within a run.
 	RetryWindow time.Duration `koanf:"retry_window"`
 	// RetryInitial is the first pause between tries.
@@ -69,9 +81,14 @@ func Default() *Config {
 		DataDir: "./data", HTTPAddr: "127.0.0.1:8080", GRPCAddr: "127.0.0.1:9090", LogLevel: "info",
 		RegistryAddr: "127.0.0.1:9091", CohortSyncAddr: "127.0.0.1:9092", IngestionAddr: "127.0.0.1:9093",
 		MaxBodyBytes: 16 << 20, MaxConcurrent: 1024, MaxInFlightBytes: 64 << 20,
+		// Mixpanel's: https://developer.mixpanel.com/reference/rate-limits.
+		QueryPerHour: 60, QueryConcurrent: 5, ExportPerHour: 60, ExportPerSecond: 3, ExportConcurrent: 100,
 		RetryWindow: time.Minute, RetryInitial: time.Second,
 	}
 }
+
+// maxReads bounds the limits of reads: the time of each is remembered.
+const maxReads = 100_000
 
 // Validate names the key that is wrong and what would be right.
 func (c *Config) Validate() error {
@@ -97,6 +114,11 @@ func (c *Config) Validate() error {
 	for key, n := range map[string]int64{"max_concurrent": int64(c.MaxConcurrent), "max_in_flight_bytes": c.MaxInFlightBytes} {
 		if n < 1 {
 			return fmt.Errorf("%s: want a positive number, got %d", key, n)
+		}
+	}
+	for key, n := range map[string]int{"query_per_hour": c.QueryPerHour, "query_concurrent": c.QueryConcurrent, "export_per_hour": c.ExportPerHour, "export_per_second": c.ExportPerSecond, "export_concurrent": c.ExportConcurrent} {
+		if n < 0 || n > maxReads {
+			return fmt.Errorf("%s: want 0, for no limit, to %d, got %d", key, maxReads, n)
 		}
 	}
 	if c.RetryInitial <= 0 || c.RetryWindow < c.RetryInitial {

@@ -276,6 +276,20 @@ func (s *Cohorts) ListMembers(ctx context.Context, req *cohortsyncv1.ListMembers
 	return resp, nil
 }
 
+// GetMemberSet implements cohortsyncv1.CohortServiceServer.
+func (s *Cohorts) GetMemberSet(ctx context.Context, req *cohortsyncv1.GetMemberSetRequest) (*cohortsyncv1.GetMemberSetResponse, error) {
+	c, err := s.get(ctx, "parent", req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	res, err := cohort.Evaluate(ctx, s.Users, c.ProjectID, c.Definition, s.Now())
+	if err != nil {
+		return nil, err
+	}
+	b, err := res.Users.ToBytes()
+	return &cohortsyncv1.GetMemberSetResponse{Roaring: b, Count: res.Users.GetCardinality(), AsOf: stamp(res.AsOf)}, err
+}
+
 // keptPages is how many evaluations are kept for those who page through them.
 const keptPages = 4
 

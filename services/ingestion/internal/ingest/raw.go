@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/cohortbridge/cohortbridge/platform/basicauth"
 	"github.com/cohortbridge/cohortbridge/platform/fault"
 	"github.com/cohortbridge/cohortbridge/platform/inflight"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
@@ -165,7 +166,7 @@ func (in *Ingester) refuse(ctx context.Context, e wire.Endpoint, p *wire.Params,
 
 // authenticate finds the project of an /import.
 func (in *Ingester) authenticate(ctx context.Context, header, projectID string) (*project.Project, error) {
-	user, secret, ok := wire.BasicAuth(header)
+	user, secret, ok := basicauth.Parse(header)
 	if !ok {
 		return nil, fault.New(fault.Unauthenticated, "CREDENTIAL_MISSING", "a Basic credential is required")
 	}

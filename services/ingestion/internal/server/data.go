@@ -2,22 +2,19 @@ package server
 
 import (
 	"context"
-	"errors"
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 	"github.com/cohortbridge/cohortbridge/platform/fault"
 	"github.com/cohortbridge/cohortbridge/platform/resource"
-	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/feed"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/identity"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ingest"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/query"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/warehouse"
 )
 
@@ -29,111 +26,10 @@ type Data struct {
 	Warehouse warehouse.Warehouse
 	Feeder    *feed.Feeder
 	Pipeline  *ingest.Pipeline
-}
-
-const exportChunk = 1000
-
-// ExportEvents streams events of a range of UTC days with canonical ids.
-func (s *Data) ExportEvents(req *ingestionv1.ExportEventsRequest, stream grpc.ServerStreamingServer[ingestionv1.ExportEventsResponse]) error {
-	id, err := projectID(req.GetParent())
-	if err != nil {
-		return err
-	}
-	from, err := day("from_date", req.GetFromDate())
-	if err != nil {
-		return err
-	}
-	to, err := day("to_date", req.GetToDate())
-	if err != nil {
-		return err
-	}
-	if to.Before(from) {
-		return fault.Field("to_date", "must not be before from_date")
-	}
-	e := &export{ctx: stream.Context(), ledger: s.Ledger, project: id, send: stream.Send, limit: req.GetLimit()}
-	q := warehouse.ExportQuery{ProjectID: id, FromMS: from.UnixMilli(), ToMS: to.AddDate(0, 0, 1).UnixMilli(), Names: req.GetEvents()}
-	if err := s.Warehouse.Export(stream.Context(), q, e.add); err != nil && !errors.Is(err, errLimit) {
-		return err
-	}
-	return e.flush()
-}
-
-func day(field, s string) (time.Time, error) {
-	t, err := time.Parse(time.DateOnly, s)
-	if err != nil {
-		return t, fault.Field(field, "must be a date, yyyy-mm-dd")
-	}
-	return t, nil
-}
-
-var errLimit = fault.New(fault.Cancelled, "LIMIT_REACHED", "limit reached")
-
-// export collects events and sends them in chunks, with the ids of their users.
-type export struct {
-	ctx     context.Context //nolint:containedctx // lives as long as the stream it belongs to
-	ledger  ledger.Ledger
-	project int64
-	send    func(*ingestionv1.ExportEventsResponse) error
-	limit   int64
-	sent    int64
-	rows    []warehouse.Exported
-}
-
-func (e *export) add(row warehouse.Exported) error {
-	if e.limit > 0 && e.sent == e.limit {
-		return errLimit
-	}
-	e.sent++
-	e.rows = append(e.rows, row)
-	if len(e.rows) == exportChunk {
-		return e.flush()
-	}
-	return nil
-}
-
-func (e *export) flush() error {
-	if len(e.rows) == 0 {
-		return nil
-	}
-	seen := map[uint64]bool{}
-	var nos []uint64
-	for i := range e.rows {
-		if no := e.rows[i].UserNo; no != 0 && !seen[no] {
-			seen[no] = true
-			nos = append(nos, no)
-		}
-	}
-	names, err := e.ledger.Names(e.ctx, e.project, nos)
-	if err != nil {
-		return err
-	}
-	out := &ingestionv1.ExportEventsResponse{Events: make([]*ingestionv1.ExportedEvent, len(e.rows))}
-	for i := range e.rows {
-		r := &e.rows[i]
-		verdict := "qualifying"
-		if r.Rule != "" {
-			verdict = "exempt:" + r.Rule
-		}
-		out.Events[i] = &ingestionv1.ExportedEvent{
-			Event: r.Name, Time: timestamppb.New(time.UnixMilli(r.TimeMS)), DistinctId: names[r.UserNo].DistinctID, InsertId: r.InsertID,
-			PropertiesJson: string(properties(r, names[r.UserNo])), ProcessingTime: timestamppb.New(time.UnixMilli(r.ReceivedMS)), MtuVerdict: verdict,
-		}
-	}
-	e.rows = e.rows[:0]
-	return e.send(out)
-}
-
-// properties adds what Mixpanel adds to an exported event: $import, and the id it
-// was stored under when the user has another canonical id since.
-func properties(r *warehouse.Exported, n ledger.Name) []byte {
-	b := r.Props
-	if r.Flags&warehouse.FlagImport != 0 {
-		b = event.Put(b, "$import", "true")
-	}
-	if r.UserNo != 0 && n.Canonical != r.UserNo {
-		b = event.Put(b, "$distinct_id_before_identity", quote(n.Own))
-	}
-	return b
+	// Selections keeps what is being paged through.
+	Selections *query.Selections
+	// Now is the clock.
+	Now func() time.Time
 }
 
 // GetProfile returns the profile of the user that an id belongs to.
@@ -291,12 +187,4 @@ func (s *Data) RebuildProjection(ctx context.Context, req *ingestionv1.RebuildPr
 	}
 	n, err := s.Feeder.Rebuild(ctx, id)
 	return &ingestionv1.RebuildProjectionResponse{Profiles: n}, err
-}
-
-func quote(s string) string {
-	b, err := jsontext.AppendQuote(nil, s)
-	if err != nil {
-		return `""`
-	}
-	return string(b)
 }

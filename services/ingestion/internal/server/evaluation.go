@@ -112,7 +112,7 @@ func (s *Evaluation) ResolveMembers(req *ingestionv1.ResolveMembersRequest, stre
 	if err != nil {
 		return err
 	}
-	bm, err := readUsers(req.GetRoaring())
+	bm, err := readUsers("roaring", req.GetRoaring())
 	if err != nil {
 		return err
 	}
@@ -120,18 +120,25 @@ func (s *Evaluation) ResolveMembers(req *ingestionv1.ResolveMembersRequest, stre
 	if partner == "" {
 		partner = "$CleverTap_user_id"
 	}
-	it := bm.ManyIterator()
-	nos := make([]uint64, memberChunk)
-	for n := it.NextMany(nos); n > 0; n = it.NextMany(nos) {
-		rows, err := s.Ledger.Members(stream.Context(), id, nos[:n])
-		if err != nil {
-			return err
-		}
+	return eachMember(stream.Context(), s.Ledger, id, bm, func(rows []ledger.Member) (err error) {
 		out := &ingestionv1.ResolveMembersResponse{}
 		if out.Members, err = s.members(stream.Context(), id, rows, partner, req.GetColumns()); err != nil {
 			return err
 		}
-		if err := stream.Send(out); err != nil {
+		return stream.Send(out)
+	})
+}
+
+// eachMember reads users in ascending order, memberChunk at a time.
+func eachMember(ctx context.Context, l ledger.Ledger, project int64, users *roaring64.Bitmap, fn func([]ledger.Member) error) error {
+	nos := make([]uint64, memberChunk)
+	it := users.ManyIterator()
+	for n := it.NextMany(nos); n > 0; n = it.NextMany(nos) {
+		rows, err := l.Members(ctx, project, nos[:n])
+		if err != nil {
+			return err
+		}
+		if err := fn(rows); err != nil {
 			return err
 		}
 	}

@@ -13,29 +13,28 @@ import (
 // A bitmap of few bytes can name 2^64, which nobody would wait for.
 const maxUsers = 20_000_000
 
-// readUsers reads a set of user numbers that a caller sent; anything else is an
+// readUsers reads a set of user numbers that a caller sent in a field; anything else is an
 // Invalid fault. It allocates in proportion to b, whatever b says of its own size.
-func readUsers(b []byte) (*roaring64.Bitmap, error) {
+func readUsers(field string, b []byte) (*roaring64.Bitmap, error) {
 	bm := roaring64.New()
 	if len(b) == 0 {
 		return bm, nil
 	}
+	wrong := fault.Field(field, "not a portable serialization of a 64-bit roaring bitmap")
 	// The library makes room for as many parts as the head says, before it reads
 	// them. Each takes at least a key of 4 bytes and a head of 8.
 	if len(b) < 8 || binary.LittleEndian.Uint64(b) > uint64(len(b)-8)/12 {
-		return nil, notUsers
+		return nil, wrong
 	}
 	if bm.UnmarshalBinary(b) != nil || bm.Validate() != nil {
-		return nil, notUsers
+		return nil, wrong
 	}
 	switch {
 	case bm.IsEmpty():
 	case bm.GetCardinality() > maxUsers:
-		return nil, fault.Field("roaring", "more than 20,000,000 users")
+		return nil, fault.Field(field, "more than 20,000,000 users")
 	case bm.Maximum() > math.MaxInt64:
-		return nil, fault.Field("roaring", "user numbers are below 2^63")
+		return nil, fault.Field(field, "user numbers are below 2^63")
 	}
 	return bm, nil
 }
-
-var notUsers = fault.Field("roaring", "not a portable serialization of a 64-bit roaring bitmap")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 
+	"github.com/cohortbridge/cohortbridge/platform/basicauth"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
 )
 
@@ -129,23 +130,8 @@ func (r *Request) ProjectInForm(query *Params) bool {
 	case "application/json", "application/x-ndjson", "application/ndjson":
 		return false
 	}
-	_, secret, ok := BasicAuth(r.Authorization)
+	_, secret, ok := basicauth.Parse(r.Authorization)
 	return ok && secret != ""
-}
-
-// BasicAuth reads a Basic credential, in base64 or, as Mixpanel takes it too,
-// literally (https://developer.mixpanel.com/reference/service-accounts).
-func BasicAuth(header string) (user, secret string, ok bool) {
-	scheme, cred, found := strings.Cut(strings.TrimSpace(header), " ")
-	if !found || !strings.EqualFold(scheme, "basic") {
-		return "", "", false
-	}
-	cred = strings.TrimSpace(cred)
-	if b, err := base64.StdEncoding.DecodeString(cred); err == nil && bytes.IndexByte(b, ':') >= 0 {
-		cred = string(b)
-	}
-	user, secret, _ = strings.Cut(cred, ":")
-	return user, secret, user != ""
 }
 
 // Open decompresses a request and finds its parameters and data. Params of the

@@ -27,6 +27,16 @@ type Credentials struct {
 
 // Authenticate implements CredentialService.
 func (s *Credentials) Authenticate(ctx context.Context, req *registryv1.AuthenticateRequest) (*registryv1.AuthenticateResponse, error) {
+	if req.GetSecret() == "" {
+		p, err := s.Store.ProjectBySecret(ctx, project.Hash(req.GetUsername()))
+		if fault.Is(err, fault.NotFound) {
+			err = fault.New(fault.Unauthenticated, "WRONG_CREDENTIAL", "the project secret is wrong; a service account needs its secret")
+		}
+		if err != nil {
+			return nil, err
+		}
+		return &registryv1.AuthenticateResponse{SecretOfProject: projectProto(p).GetName()}, nil
+	}
 	a, err := s.Checker.Check(ctx, req.GetUsername(), req.GetSecret())
 	if err != nil {
 		return nil, err

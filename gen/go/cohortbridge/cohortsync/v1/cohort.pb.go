@@ -1119,6 +1119,117 @@ func (x *CohortMember) GetIdentified() bool {
 	return false
 }
 
+// GetMemberSetRequest names a cohort.
+type GetMemberSetRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `projects/{project}/cohorts/{cohort}`.
+	Parent        string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMemberSetRequest) Reset() {
+	*x = GetMemberSetRequest{}
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMemberSetRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMemberSetRequest) ProtoMessage() {}
+
+func (x *GetMemberSetRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMemberSetRequest.ProtoReflect.Descriptor instead.
+func (*GetMemberSetRequest) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *GetMemberSetRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+// GetMemberSetResponse is who is in the cohort at one instant.
+type GetMemberSetResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Portable serialization of a 64-bit roaring bitmap of user_no
+	// (https://github.com/RoaringBitmap/RoaringFormatSpec): members identified or not.
+	Roaring []byte `protobuf:"bytes,1,opt,name=roaring,proto3" json:"roaring,omitempty"`
+	// How many.
+	Count uint64 `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`
+	// The instant.
+	AsOf          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetMemberSetResponse) Reset() {
+	*x = GetMemberSetResponse{}
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetMemberSetResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetMemberSetResponse) ProtoMessage() {}
+
+func (x *GetMemberSetResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetMemberSetResponse.ProtoReflect.Descriptor instead.
+func (*GetMemberSetResponse) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *GetMemberSetResponse) GetRoaring() []byte {
+	if x != nil {
+		return x.Roaring
+	}
+	return nil
+}
+
+func (x *GetMemberSetResponse) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *GetMemberSetResponse) GetAsOf() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
 var File_cohortbridge_cohortsync_v1_cohort_proto protoreflect.FileDescriptor
 
 const file_cohortbridge_cohortsync_v1_cohort_proto_rawDesc = "" +
@@ -1214,7 +1325,14 @@ const file_cohortbridge_cohortsync_v1_cohort_proto_rawDesc = "" +
 	"partner_id\x18\x03 \x01(\tR\tpartnerId\x12\x1e\n" +
 	"\n" +
 	"identified\x18\x04 \x01(\bR\n" +
-	"identified2\xe0\b\n" +
+	"identified\"c\n" +
+	"\x13GetMemberSetRequest\x12L\n" +
+	"\x06parent\x18\x01 \x01(\tB4\xe0A\x02\xbaH.r,2*^projects/[0-9]{1,18}/cohorts/[0-9]{1,18}$R\x06parent\"w\n" +
+	"\x14GetMemberSetResponse\x12\x18\n" +
+	"\aroaring\x18\x01 \x01(\fR\aroaring\x12\x14\n" +
+	"\x05count\x18\x02 \x01(\x04R\x05count\x12/\n" +
+	"\x05as_of\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf2\x89\n" +
+	"\n" +
 	"\rCohortService\x12\xa2\x01\n" +
 	"\fCreateCohort\x12/.cohortbridge.cohortsync.v1.CreateCohortRequest\x1a0.cohortbridge.cohortsync.v1.CreateCohortResponse\"/\x82\xd3\xe4\x93\x02):\x06cohort\"\x1f/v1/{parent=projects/*}/cohorts\x12\x91\x01\n" +
 	"\tGetCohort\x12,.cohortbridge.cohortsync.v1.GetCohortRequest\x1a-.cohortbridge.cohortsync.v1.GetCohortResponse\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{name=projects/*/cohorts/*}\x12\x97\x01\n" +
@@ -1222,7 +1340,8 @@ const file_cohortbridge_cohortsync_v1_cohort_proto_rawDesc = "" +
 	"\fUpdateCohort\x12/.cohortbridge.cohortsync.v1.UpdateCohortRequest\x1a0.cohortbridge.cohortsync.v1.UpdateCohortResponse\"6\x82\xd3\xe4\x93\x020:\x06cohort2&/v1/{cohort.name=projects/*/cohorts/*}\x12\x80\x01\n" +
 	"\fDeleteCohort\x12/.cohortbridge.cohortsync.v1.DeleteCohortRequest\x1a\x16.google.protobuf.Empty\"'\x82\xd3\xe4\x93\x02!*\x1f/v1/{name=projects/*/cohorts/*}\x12\xa8\x01\n" +
 	"\rPreviewCohort\x120.cohortbridge.cohortsync.v1.PreviewCohortRequest\x1a1.cohortbridge.cohortsync.v1.PreviewCohortResponse\"2\x82\xd3\xe4\x93\x02,:\x01*\"'/v1/{parent=projects/*}/cohorts:preview\x12\xa1\x01\n" +
-	"\vListMembers\x12..cohortbridge.cohortsync.v1.ListMembersRequest\x1a/.cohortbridge.cohortsync.v1.ListMembersResponse\"1\x82\xd3\xe4\x93\x02+\x12)/v1/{parent=projects/*/cohorts/*}/membersBUZSgithub.com/cohortbridge/cohortbridge/gen/go/cohortbridge/cohortsync/v1;cohortsyncv1b\x06proto3"
+	"\vListMembers\x12..cohortbridge.cohortsync.v1.ListMembersRequest\x1a/.cohortbridge.cohortsync.v1.ListMembersResponse\"1\x82\xd3\xe4\x93\x02+\x12)/v1/{parent=projects/*/cohorts/*}/members\x12\xa6\x01\n" +
+	"\fGetMemberSet\x12/.cohortbridge.cohortsync.v1.GetMemberSetRequest\x1a0.cohortbridge.cohortsync.v1.GetMemberSetResponse\"3\x82\xd3\xe4\x93\x02-\x12+/v1/{parent=projects/*/cohorts/*}/memberSetBUZSgithub.com/cohortbridge/cohortbridge/gen/go/cohortbridge/cohortsync/v1;cohortsyncv1b\x06proto3"
 
 var (
 	file_cohortbridge_cohortsync_v1_cohort_proto_rawDescOnce sync.Once
@@ -1236,7 +1355,7 @@ func file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP() []byte {
 	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescData
 }
 
-var file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_cohortbridge_cohortsync_v1_cohort_proto_goTypes = []any{
 	(*Cohort)(nil),                // 0: cohortbridge.cohortsync.v1.Cohort
 	(*Evaluation)(nil),            // 1: cohortbridge.cohortsync.v1.Evaluation
@@ -1255,50 +1374,55 @@ var file_cohortbridge_cohortsync_v1_cohort_proto_goTypes = []any{
 	(*ListMembersRequest)(nil),    // 14: cohortbridge.cohortsync.v1.ListMembersRequest
 	(*ListMembersResponse)(nil),   // 15: cohortbridge.cohortsync.v1.ListMembersResponse
 	(*CohortMember)(nil),          // 16: cohortbridge.cohortsync.v1.CohortMember
-	(*v1.Expression)(nil),         // 17: cohortbridge.type.v1.Expression
-	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
-	(*fieldmaskpb.FieldMask)(nil), // 20: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),         // 21: google.protobuf.Empty
+	(*GetMemberSetRequest)(nil),   // 17: cohortbridge.cohortsync.v1.GetMemberSetRequest
+	(*GetMemberSetResponse)(nil),  // 18: cohortbridge.cohortsync.v1.GetMemberSetResponse
+	(*v1.Expression)(nil),         // 19: cohortbridge.type.v1.Expression
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
+	(*fieldmaskpb.FieldMask)(nil), // 22: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),         // 23: google.protobuf.Empty
 }
 var file_cohortbridge_cohortsync_v1_cohort_proto_depIdxs = []int32{
-	17, // 0: cohortbridge.cohortsync.v1.Cohort.definition:type_name -> cohortbridge.type.v1.Expression
+	19, // 0: cohortbridge.cohortsync.v1.Cohort.definition:type_name -> cohortbridge.type.v1.Expression
 	1,  // 1: cohortbridge.cohortsync.v1.Cohort.last_evaluation:type_name -> cohortbridge.cohortsync.v1.Evaluation
-	18, // 2: cohortbridge.cohortsync.v1.Cohort.create_time:type_name -> google.protobuf.Timestamp
-	18, // 3: cohortbridge.cohortsync.v1.Cohort.update_time:type_name -> google.protobuf.Timestamp
-	18, // 4: cohortbridge.cohortsync.v1.Evaluation.as_of:type_name -> google.protobuf.Timestamp
-	19, // 5: cohortbridge.cohortsync.v1.Evaluation.duration:type_name -> google.protobuf.Duration
+	20, // 2: cohortbridge.cohortsync.v1.Cohort.create_time:type_name -> google.protobuf.Timestamp
+	20, // 3: cohortbridge.cohortsync.v1.Cohort.update_time:type_name -> google.protobuf.Timestamp
+	20, // 4: cohortbridge.cohortsync.v1.Evaluation.as_of:type_name -> google.protobuf.Timestamp
+	21, // 5: cohortbridge.cohortsync.v1.Evaluation.duration:type_name -> google.protobuf.Duration
 	2,  // 6: cohortbridge.cohortsync.v1.Evaluation.leaves:type_name -> cohortbridge.cohortsync.v1.LeafStatistics
-	19, // 7: cohortbridge.cohortsync.v1.LeafStatistics.duration:type_name -> google.protobuf.Duration
+	21, // 7: cohortbridge.cohortsync.v1.LeafStatistics.duration:type_name -> google.protobuf.Duration
 	0,  // 8: cohortbridge.cohortsync.v1.CreateCohortRequest.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
 	0,  // 9: cohortbridge.cohortsync.v1.CreateCohortResponse.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
 	0,  // 10: cohortbridge.cohortsync.v1.GetCohortResponse.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
 	0,  // 11: cohortbridge.cohortsync.v1.ListCohortsResponse.cohorts:type_name -> cohortbridge.cohortsync.v1.Cohort
 	0,  // 12: cohortbridge.cohortsync.v1.UpdateCohortRequest.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
-	20, // 13: cohortbridge.cohortsync.v1.UpdateCohortRequest.update_mask:type_name -> google.protobuf.FieldMask
+	22, // 13: cohortbridge.cohortsync.v1.UpdateCohortRequest.update_mask:type_name -> google.protobuf.FieldMask
 	0,  // 14: cohortbridge.cohortsync.v1.UpdateCohortResponse.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
-	17, // 15: cohortbridge.cohortsync.v1.PreviewCohortRequest.definition:type_name -> cohortbridge.type.v1.Expression
+	19, // 15: cohortbridge.cohortsync.v1.PreviewCohortRequest.definition:type_name -> cohortbridge.type.v1.Expression
 	1,  // 16: cohortbridge.cohortsync.v1.PreviewCohortResponse.evaluation:type_name -> cohortbridge.cohortsync.v1.Evaluation
 	16, // 17: cohortbridge.cohortsync.v1.ListMembersResponse.members:type_name -> cohortbridge.cohortsync.v1.CohortMember
-	3,  // 18: cohortbridge.cohortsync.v1.CohortService.CreateCohort:input_type -> cohortbridge.cohortsync.v1.CreateCohortRequest
-	5,  // 19: cohortbridge.cohortsync.v1.CohortService.GetCohort:input_type -> cohortbridge.cohortsync.v1.GetCohortRequest
-	7,  // 20: cohortbridge.cohortsync.v1.CohortService.ListCohorts:input_type -> cohortbridge.cohortsync.v1.ListCohortsRequest
-	9,  // 21: cohortbridge.cohortsync.v1.CohortService.UpdateCohort:input_type -> cohortbridge.cohortsync.v1.UpdateCohortRequest
-	11, // 22: cohortbridge.cohortsync.v1.CohortService.DeleteCohort:input_type -> cohortbridge.cohortsync.v1.DeleteCohortRequest
-	12, // 23: cohortbridge.cohortsync.v1.CohortService.PreviewCohort:input_type -> cohortbridge.cohortsync.v1.PreviewCohortRequest
-	14, // 24: cohortbridge.cohortsync.v1.CohortService.ListMembers:input_type -> cohortbridge.cohortsync.v1.ListMembersRequest
-	4,  // 25: cohortbridge.cohortsync.v1.CohortService.CreateCohort:output_type -> cohortbridge.cohortsync.v1.CreateCohortResponse
-	6,  // 26: cohortbridge.cohortsync.v1.CohortService.GetCohort:output_type -> cohortbridge.cohortsync.v1.GetCohortResponse
-	8,  // 27: cohortbridge.cohortsync.v1.CohortService.ListCohorts:output_type -> cohortbridge.cohortsync.v1.ListCohortsResponse
-	10, // 28: cohortbridge.cohortsync.v1.CohortService.UpdateCohort:output_type -> cohortbridge.cohortsync.v1.UpdateCohortResponse
-	21, // 29: cohortbridge.cohortsync.v1.CohortService.DeleteCohort:output_type -> google.protobuf.Empty
-	13, // 30: cohortbridge.cohortsync.v1.CohortService.PreviewCohort:output_type -> cohortbridge.cohortsync.v1.PreviewCohortResponse
-	15, // 31: cohortbridge.cohortsync.v1.CohortService.ListMembers:output_type -> cohortbridge.cohortsync.v1.ListMembersResponse
-	25, // [25:32] is the sub-list for method output_type
-	18, // [18:25] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	20, // 18: cohortbridge.cohortsync.v1.GetMemberSetResponse.as_of:type_name -> google.protobuf.Timestamp
+	3,  // 19: cohortbridge.cohortsync.v1.CohortService.CreateCohort:input_type -> cohortbridge.cohortsync.v1.CreateCohortRequest
+	5,  // 20: cohortbridge.cohortsync.v1.CohortService.GetCohort:input_type -> cohortbridge.cohortsync.v1.GetCohortRequest
+	7,  // 21: cohortbridge.cohortsync.v1.CohortService.ListCohorts:input_type -> cohortbridge.cohortsync.v1.ListCohortsRequest
+	9,  // 22: cohortbridge.cohortsync.v1.CohortService.UpdateCohort:input_type -> cohortbridge.cohortsync.v1.UpdateCohortRequest
+	11, // 23: cohortbridge.cohortsync.v1.CohortService.DeleteCohort:input_type -> cohortbridge.cohortsync.v1.DeleteCohortRequest
+	12, // 24: cohortbridge.cohortsync.v1.CohortService.PreviewCohort:input_type -> cohortbridge.cohortsync.v1.PreviewCohortRequest
+	14, // 25: cohortbridge.cohortsync.v1.CohortService.ListMembers:input_type -> cohortbridge.cohortsync.v1.ListMembersRequest
+	17, // 26: cohortbridge.cohortsync.v1.CohortService.GetMemberSet:input_type -> cohortbridge.cohortsync.v1.GetMemberSetRequest
+	4,  // 27: cohortbridge.cohortsync.v1.CohortService.CreateCohort:output_type -> cohortbridge.cohortsync.v1.CreateCohortResponse
+	6,  // 28: cohortbridge.cohortsync.v1.CohortService.GetCohort:output_type -> cohortbridge.cohortsync.v1.GetCohortResponse
+	8,  // 29: cohortbridge.cohortsync.v1.CohortService.ListCohorts:output_type -> cohortbridge.cohortsync.v1.ListCohortsResponse
+	10, // 30: cohortbridge.cohortsync.v1.CohortService.UpdateCohort:output_type -> cohortbridge.cohortsync.v1.UpdateCohortResponse
+	23, // 31: cohortbridge.cohortsync.v1.CohortService.DeleteCohort:output_type -> google.protobuf.Empty
+	13, // 32: cohortbridge.cohortsync.v1.CohortService.PreviewCohort:output_type -> cohortbridge.cohortsync.v1.PreviewCohortResponse
+	15, // 33: cohortbridge.cohortsync.v1.CohortService.ListMembers:output_type -> cohortbridge.cohortsync.v1.ListMembersResponse
+	18, // 34: cohortbridge.cohortsync.v1.CohortService.GetMemberSet:output_type -> cohortbridge.cohortsync.v1.GetMemberSetResponse
+	27, // [27:35] is the sub-list for method output_type
+	19, // [19:27] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_cohortbridge_cohortsync_v1_cohort_proto_init() }
@@ -1312,7 +1436,7 @@ func file_cohortbridge_cohortsync_v1_cohort_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohortbridge_cohortsync_v1_cohort_proto_rawDesc), len(file_cohortbridge_cohortsync_v1_cohort_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	CohortService_DeleteCohort_FullMethodName  = "/cohortbridge.cohortsync.v1.CohortService/DeleteCohort"
 	CohortService_PreviewCohort_FullMethodName = "/cohortbridge.cohortsync.v1.CohortService/PreviewCohort"
 	CohortService_ListMembers_FullMethodName   = "/cohortbridge.cohortsync.v1.CohortService/ListMembers"
+	CohortService_GetMemberSet_FullMethodName  = "/cohortbridge.cohortsync.v1.CohortService/GetMemberSet"
 )
 
 // CohortServiceClient is the client API for CohortService service.
@@ -52,6 +53,8 @@ type CohortServiceClient interface {
 	PreviewCohort(ctx context.Context, in *PreviewCohortRequest, opts ...grpc.CallOption) (*PreviewCohortResponse, error)
 	// ListMembers evaluates a cohort now and pages through its members by user number.
 	ListMembers(ctx context.Context, in *ListMembersRequest, opts ...grpc.CallOption) (*ListMembersResponse, error)
+	// GetMemberSet evaluates a cohort now and returns its users as one set.
+	GetMemberSet(ctx context.Context, in *GetMemberSetRequest, opts ...grpc.CallOption) (*GetMemberSetResponse, error)
 }
 
 type cohortServiceClient struct {
@@ -132,6 +135,16 @@ func (c *cohortServiceClient) ListMembers(ctx context.Context, in *ListMembersRe
 	return out, nil
 }
 
+func (c *cohortServiceClient) GetMemberSet(ctx context.Context, in *GetMemberSetRequest, opts ...grpc.CallOption) (*GetMemberSetResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetMemberSetResponse)
+	err := c.cc.Invoke(ctx, CohortService_GetMemberSet_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CohortServiceServer is the server API for CohortService service.
 // All implementations must embed UnimplementedCohortServiceServer
 // for forward compatibility.
@@ -153,6 +166,8 @@ type CohortServiceServer interface {
 	PreviewCohort(context.Context, *PreviewCohortRequest) (*PreviewCohortResponse, error)
 	// ListMembers evaluates a cohort now and pages through its members by user number.
 	ListMembers(context.Context, *ListMembersRequest) (*ListMembersResponse, error)
+	// GetMemberSet evaluates a cohort now and returns its users as one set.
+	GetMemberSet(context.Context, *GetMemberSetRequest) (*GetMemberSetResponse, error)
 	mustEmbedUnimplementedCohortServiceServer()
 }
 
@@ -183,6 +198,9 @@ func (UnimplementedCohortServiceServer) PreviewCohort(context.Context, *PreviewC
 }
 func (UnimplementedCohortServiceServer) ListMembers(context.Context, *ListMembersRequest) (*ListMembersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListMembers not implemented")
+}
+func (UnimplementedCohortServiceServer) GetMemberSet(context.Context, *GetMemberSetRequest) (*GetMemberSetResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetMemberSet not implemented")
 }
 func (UnimplementedCohortServiceServer) mustEmbedUnimplementedCohortServiceServer() {}
 func (UnimplementedCohortServiceServer) testEmbeddedByValue()                       {}
@@ -331,6 +349,24 @@ func _CohortService_ListMembers_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CohortService_GetMemberSet_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetMemberSetRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CohortServiceServer).GetMemberSet(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CohortService_GetMemberSet_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CohortServiceServer).GetMemberSet(ctx, req.(*GetMemberSetRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CohortService_ServiceDesc is the grpc.ServiceDesc for CohortService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -365,6 +401,10 @@ var CohortService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListMembers",
 			Handler:    _CohortService_ListMembers_Handler,
+		},
+		{
+			MethodName: "GetMemberSet",
+			Handler:    _CohortService_GetMemberSet_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -37,7 +37,12 @@ type ExportEventsRequest struct {
 	// Only events of these names; all when empty.
 	Events []string `protobuf:"bytes,4,rep,name=events,proto3" json:"events,omitempty"`
 	// At most this many; 0 means all.
-	Limit         int64 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	Limit int64 `protobuf:"varint,5,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Only events for which this expression is true, in Mixpanel's language
+	// (https://developer.mixpanel.com/reference/segmentation-expressions): properties
+	// and event read the event, user reads the profile of its user as it is now. At
+	// most 16,384 bytes; an error names the character it is at.
+	Where         string `protobuf:"bytes,6,opt,name=where,proto3" json:"where,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -105,6 +110,13 @@ func (x *ExportEventsRequest) GetLimit() int64 {
 		return x.Limit
 	}
 	return 0
+}
+
+func (x *ExportEventsRequest) GetWhere() string {
+	if x != nil {
+		return x.Where
+	}
+	return ""
 }
 
 // ExportEventsResponse is a chunk of up to 1,000 events.
@@ -429,6 +441,331 @@ func (x *Profile) GetUpdateTime() *timestamppb.Timestamp {
 	return nil
 }
 
+// QueryProfilesRequest selects profiles, or asks for a further page of a selection.
+type QueryProfilesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `projects/{project}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Only users with one of these ids, any of a user's ids; all when empty. With
+	// group_key these are group ids.
+	DistinctIds []string `protobuf:"bytes,2,rep,name=distinct_ids,json=distinctIds,proto3" json:"distinct_ids,omitempty"`
+	// Only profiles for which this expression is true; user and properties read the
+	// profile. As in ExportEventsRequest, but without event.
+	Where string `protobuf:"bytes,3,opt,name=where,proto3" json:"where,omitempty"`
+	// Only these properties are answered; all when empty.
+	OutputProperties []string `protobuf:"bytes,4,rep,name=output_properties,json=outputProperties,proto3" json:"output_properties,omitempty"`
+	// Profiles of groups of this kind, e.g. `company`, instead of users.
+	GroupKey string `protobuf:"bytes,5,opt,name=group_key,json=groupKey,proto3" json:"group_key,omitempty"`
+	// Only these users, e.g. the member set of a cohort; all when absent.
+	Users *UserSet `protobuf:"bytes,6,opt,name=users,proto3" json:"users,omitempty"`
+	// Include those of `users` that have no profile, with no properties. Only with users.
+	IncludeAllUsers bool `protobuf:"varint,7,opt,name=include_all_users,json=includeAllUsers,proto3" json:"include_all_users,omitempty"`
+	// The session of the first page; with it the selection above is not looked at
+	// again, only output_properties are.
+	SessionId string `protobuf:"bytes,8,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// Which page, from 0; beyond 0 only with session_id.
+	Page int32 `protobuf:"varint,9,opt,name=page,proto3" json:"page,omitempty"`
+	// Profiles a page, 1 to 1000; default 1000. Later pages have the first one's.
+	PageSize      int32 `protobuf:"varint,10,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueryProfilesRequest) Reset() {
+	*x = QueryProfilesRequest{}
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueryProfilesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueryProfilesRequest) ProtoMessage() {}
+
+func (x *QueryProfilesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueryProfilesRequest.ProtoReflect.Descriptor instead.
+func (*QueryProfilesRequest) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *QueryProfilesRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *QueryProfilesRequest) GetDistinctIds() []string {
+	if x != nil {
+		return x.DistinctIds
+	}
+	return nil
+}
+
+func (x *QueryProfilesRequest) GetWhere() string {
+	if x != nil {
+		return x.Where
+	}
+	return ""
+}
+
+func (x *QueryProfilesRequest) GetOutputProperties() []string {
+	if x != nil {
+		return x.OutputProperties
+	}
+	return nil
+}
+
+func (x *QueryProfilesRequest) GetGroupKey() string {
+	if x != nil {
+		return x.GroupKey
+	}
+	return ""
+}
+
+func (x *QueryProfilesRequest) GetUsers() *UserSet {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *QueryProfilesRequest) GetIncludeAllUsers() bool {
+	if x != nil {
+		return x.IncludeAllUsers
+	}
+	return false
+}
+
+func (x *QueryProfilesRequest) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *QueryProfilesRequest) GetPage() int32 {
+	if x != nil {
+		return x.Page
+	}
+	return 0
+}
+
+func (x *QueryProfilesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+// QueryProfilesResponse is one message of a page.
+type QueryProfilesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The page; in the first message only.
+	Page *ProfilePage `protobuf:"bytes,1,opt,name=page,proto3" json:"page,omitempty"`
+	// Profiles of the page, in order, in the messages after the first.
+	Profiles      []*QueriedProfile `protobuf:"bytes,2,rep,name=profiles,proto3" json:"profiles,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *QueryProfilesResponse) Reset() {
+	*x = QueryProfilesResponse{}
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueryProfilesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueryProfilesResponse) ProtoMessage() {}
+
+func (x *QueryProfilesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueryProfilesResponse.ProtoReflect.Descriptor instead.
+func (*QueryProfilesResponse) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *QueryProfilesResponse) GetPage() *ProfilePage {
+	if x != nil {
+		return x.Page
+	}
+	return nil
+}
+
+func (x *QueryProfilesResponse) GetProfiles() []*QueriedProfile {
+	if x != nil {
+		return x.Profiles
+	}
+	return nil
+}
+
+// ProfilePage is where a page stands in its selection.
+type ProfilePage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Reads further pages for 30 minutes after the last one was read, by the caller
+	// who made it and in the same project. Later it is INVALID_ARGUMENT with the
+	// reason SESSION_EXPIRED.
+	SessionId string `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// Number of this page, from 0.
+	Page int32 `protobuf:"varint,2,opt,name=page,proto3" json:"page,omitempty"`
+	// Profiles a page.
+	PageSize int32 `protobuf:"varint,3,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Profiles of all pages.
+	Total int64 `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`
+	// When the selection was made.
+	ComputeTime   *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=compute_time,json=computeTime,proto3" json:"compute_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProfilePage) Reset() {
+	*x = ProfilePage{}
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProfilePage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProfilePage) ProtoMessage() {}
+
+func (x *ProfilePage) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProfilePage.ProtoReflect.Descriptor instead.
+func (*ProfilePage) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ProfilePage) GetSessionId() string {
+	if x != nil {
+		return x.SessionId
+	}
+	return ""
+}
+
+func (x *ProfilePage) GetPage() int32 {
+	if x != nil {
+		return x.Page
+	}
+	return 0
+}
+
+func (x *ProfilePage) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ProfilePage) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *ProfilePage) GetComputeTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ComputeTime
+	}
+	return nil
+}
+
+// QueriedProfile is a profile of a page.
+type QueriedProfile struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Canonical id of the user, or the group's id.
+	DistinctId string `protobuf:"bytes,1,opt,name=distinct_id,json=distinctId,proto3" json:"distinct_id,omitempty"`
+	// The properties as they are now, as one JSON object; empty for a user without a
+	// profile, also when it was deleted or merged since the first page.
+	PropertiesJson string `protobuf:"bytes,2,opt,name=properties_json,json=propertiesJson,proto3" json:"properties_json,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *QueriedProfile) Reset() {
+	*x = QueriedProfile{}
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *QueriedProfile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*QueriedProfile) ProtoMessage() {}
+
+func (x *QueriedProfile) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use QueriedProfile.ProtoReflect.Descriptor instead.
+func (*QueriedProfile) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *QueriedProfile) GetDistinctId() string {
+	if x != nil {
+		return x.DistinctId
+	}
+	return ""
+}
+
+func (x *QueriedProfile) GetPropertiesJson() string {
+	if x != nil {
+		return x.PropertiesJson
+	}
+	return ""
+}
+
 // ListProfilesRequest pages through profiles.
 type ListProfilesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -444,7 +781,7 @@ type ListProfilesRequest struct {
 
 func (x *ListProfilesRequest) Reset() {
 	*x = ListProfilesRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[6]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -456,7 +793,7 @@ func (x *ListProfilesRequest) String() string {
 func (*ListProfilesRequest) ProtoMessage() {}
 
 func (x *ListProfilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[6]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -469,7 +806,7 @@ func (x *ListProfilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProfilesRequest.ProtoReflect.Descriptor instead.
 func (*ListProfilesRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{6}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ListProfilesRequest) GetParent() string {
@@ -506,7 +843,7 @@ type ListProfilesResponse struct {
 
 func (x *ListProfilesResponse) Reset() {
 	*x = ListProfilesResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[7]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -518,7 +855,7 @@ func (x *ListProfilesResponse) String() string {
 func (*ListProfilesResponse) ProtoMessage() {}
 
 func (x *ListProfilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[7]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -531,7 +868,7 @@ func (x *ListProfilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListProfilesResponse.ProtoReflect.Descriptor instead.
 func (*ListProfilesResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{7}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ListProfilesResponse) GetProfiles() []*Profile {
@@ -563,7 +900,7 @@ type GetGroupProfileRequest struct {
 
 func (x *GetGroupProfileRequest) Reset() {
 	*x = GetGroupProfileRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +912,7 @@ func (x *GetGroupProfileRequest) String() string {
 func (*GetGroupProfileRequest) ProtoMessage() {}
 
 func (x *GetGroupProfileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[8]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +925,7 @@ func (x *GetGroupProfileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGroupProfileRequest.ProtoReflect.Descriptor instead.
 func (*GetGroupProfileRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{8}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetGroupProfileRequest) GetParent() string {
@@ -623,7 +960,7 @@ type GetGroupProfileResponse struct {
 
 func (x *GetGroupProfileResponse) Reset() {
 	*x = GetGroupProfileResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +972,7 @@ func (x *GetGroupProfileResponse) String() string {
 func (*GetGroupProfileResponse) ProtoMessage() {}
 
 func (x *GetGroupProfileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[9]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +985,7 @@ func (x *GetGroupProfileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetGroupProfileResponse.ProtoReflect.Descriptor instead.
 func (*GetGroupProfileResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{9}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetGroupProfileResponse) GetGroupProfile() *GroupProfile {
@@ -675,7 +1012,7 @@ type GroupProfile struct {
 
 func (x *GroupProfile) Reset() {
 	*x = GroupProfile{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +1024,7 @@ func (x *GroupProfile) String() string {
 func (*GroupProfile) ProtoMessage() {}
 
 func (x *GroupProfile) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[10]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +1037,7 @@ func (x *GroupProfile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupProfile.ProtoReflect.Descriptor instead.
 func (*GroupProfile) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{10}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GroupProfile) GetGroupKey() string {
@@ -748,7 +1085,7 @@ type ListGroupProfilesRequest struct {
 
 func (x *ListGroupProfilesRequest) Reset() {
 	*x = ListGroupProfilesRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -760,7 +1097,7 @@ func (x *ListGroupProfilesRequest) String() string {
 func (*ListGroupProfilesRequest) ProtoMessage() {}
 
 func (x *ListGroupProfilesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[11]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -773,7 +1110,7 @@ func (x *ListGroupProfilesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupProfilesRequest.ProtoReflect.Descriptor instead.
 func (*ListGroupProfilesRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{11}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListGroupProfilesRequest) GetParent() string {
@@ -817,7 +1154,7 @@ type ListGroupProfilesResponse struct {
 
 func (x *ListGroupProfilesResponse) Reset() {
 	*x = ListGroupProfilesResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +1166,7 @@ func (x *ListGroupProfilesResponse) String() string {
 func (*ListGroupProfilesResponse) ProtoMessage() {}
 
 func (x *ListGroupProfilesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[12]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +1179,7 @@ func (x *ListGroupProfilesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGroupProfilesResponse.ProtoReflect.Descriptor instead.
 func (*ListGroupProfilesResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{12}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListGroupProfilesResponse) GetGroupProfiles() []*GroupProfile {
@@ -870,7 +1207,7 @@ type ListWarningsRequest struct {
 
 func (x *ListWarningsRequest) Reset() {
 	*x = ListWarningsRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -882,7 +1219,7 @@ func (x *ListWarningsRequest) String() string {
 func (*ListWarningsRequest) ProtoMessage() {}
 
 func (x *ListWarningsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[13]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -895,7 +1232,7 @@ func (x *ListWarningsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWarningsRequest.ProtoReflect.Descriptor instead.
 func (*ListWarningsRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{13}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListWarningsRequest) GetParent() string {
@@ -916,7 +1253,7 @@ type ListWarningsResponse struct {
 
 func (x *ListWarningsResponse) Reset() {
 	*x = ListWarningsResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1265,7 @@ func (x *ListWarningsResponse) String() string {
 func (*ListWarningsResponse) ProtoMessage() {}
 
 func (x *ListWarningsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[14]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1278,7 @@ func (x *ListWarningsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListWarningsResponse.ProtoReflect.Descriptor instead.
 func (*ListWarningsResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{14}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListWarningsResponse) GetWarnings() []*Warning {
@@ -968,7 +1305,7 @@ type Warning struct {
 
 func (x *Warning) Reset() {
 	*x = Warning{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[15]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -980,7 +1317,7 @@ func (x *Warning) String() string {
 func (*Warning) ProtoMessage() {}
 
 func (x *Warning) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[15]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -993,7 +1330,7 @@ func (x *Warning) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Warning.ProtoReflect.Descriptor instead.
 func (*Warning) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{15}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Warning) GetKind() string {
@@ -1035,7 +1372,7 @@ type GetDataStatisticsRequest struct {
 
 func (x *GetDataStatisticsRequest) Reset() {
 	*x = GetDataStatisticsRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[16]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1047,7 +1384,7 @@ func (x *GetDataStatisticsRequest) String() string {
 func (*GetDataStatisticsRequest) ProtoMessage() {}
 
 func (x *GetDataStatisticsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[16]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1060,7 +1397,7 @@ func (x *GetDataStatisticsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDataStatisticsRequest.ProtoReflect.Descriptor instead.
 func (*GetDataStatisticsRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{16}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetDataStatisticsRequest) GetParent() string {
@@ -1087,7 +1424,7 @@ type GetDataStatisticsResponse struct {
 
 func (x *GetDataStatisticsResponse) Reset() {
 	*x = GetDataStatisticsResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[17]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1436,7 @@ func (x *GetDataStatisticsResponse) String() string {
 func (*GetDataStatisticsResponse) ProtoMessage() {}
 
 func (x *GetDataStatisticsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[17]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1449,7 @@ func (x *GetDataStatisticsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDataStatisticsResponse.ProtoReflect.Descriptor instead.
 func (*GetDataStatisticsResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{17}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetDataStatisticsResponse) GetEvents() int64 {
@@ -1154,7 +1491,7 @@ type RebuildProjectionRequest struct {
 
 func (x *RebuildProjectionRequest) Reset() {
 	*x = RebuildProjectionRequest{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[18]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1503,7 @@ func (x *RebuildProjectionRequest) String() string {
 func (*RebuildProjectionRequest) ProtoMessage() {}
 
 func (x *RebuildProjectionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[18]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1516,7 @@ func (x *RebuildProjectionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildProjectionRequest.ProtoReflect.Descriptor instead.
 func (*RebuildProjectionRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{18}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RebuildProjectionRequest) GetParent() string {
@@ -1200,7 +1537,7 @@ type RebuildProjectionResponse struct {
 
 func (x *RebuildProjectionResponse) Reset() {
 	*x = RebuildProjectionResponse{}
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[19]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1549,7 @@ func (x *RebuildProjectionResponse) String() string {
 func (*RebuildProjectionResponse) ProtoMessage() {}
 
 func (x *RebuildProjectionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[19]
+	mi := &file_cohortbridge_ingestion_v1_read_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1562,7 @@ func (x *RebuildProjectionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildProjectionResponse.ProtoReflect.Descriptor instead.
 func (*RebuildProjectionResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{19}
+	return file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RebuildProjectionResponse) GetProfiles() int64 {
@@ -1239,13 +1576,14 @@ var File_cohortbridge_ingestion_v1_read_proto protoreflect.FileDescriptor
 
 const file_cohortbridge_ingestion_v1_read_proto_rawDesc = "" +
 	"\n" +
-	"$cohortbridge/ingestion/v1/read.proto\x12\x19cohortbridge.ingestion.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x96\x02\n" +
+	"$cohortbridge/ingestion/v1/read.proto\x12\x19cohortbridge.ingestion.v1\x1a\x1bbuf/validate/validate.proto\x1a*cohortbridge/ingestion/v1/evaluation.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe6\x01\n" +
 	"\x13ExportEventsRequest\x128\n" +
-	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12C\n" +
-	"\tfrom_date\x18\x02 \x01(\tB&\xe0A\x02\xbaH r\x1e2\x1c^[0-9]{4}-[0-9]{2}-[0-9]{2}$R\bfromDate\x12?\n" +
-	"\ato_date\x18\x03 \x01(\tB&\xe0A\x02\xbaH r\x1e2\x1c^[0-9]{4}-[0-9]{2}-[0-9]{2}$R\x06toDate\x12 \n" +
+	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12 \n" +
+	"\tfrom_date\x18\x02 \x01(\tB\x03\xe0A\x02R\bfromDate\x12\x1c\n" +
+	"\ato_date\x18\x03 \x01(\tB\x03\xe0A\x02R\x06toDate\x12 \n" +
 	"\x06events\x18\x04 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10dR\x06events\x12\x1d\n" +
-	"\x05limit\x18\x05 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x05limit\"X\n" +
+	"\x05limit\x18\x05 \x01(\x03B\a\xbaH\x04\"\x02(\x00R\x05limit\x12\x14\n" +
+	"\x05where\x18\x06 \x01(\tR\x05where\"X\n" +
 	"\x14ExportEventsResponse\x12@\n" +
 	"\x06events\x18\x01 \x03(\v2(.cohortbridge.ingestion.v1.ExportedEventR\x06events\"\xa2\x02\n" +
 	"\rExportedEvent\x12\x14\n" +
@@ -1272,7 +1610,35 @@ const file_cohortbridge_ingestion_v1_read_proto_rawDesc = "" +
 	"properties\x18\x03 \x01(\v2\x17.google.protobuf.StructR\n" +
 	"properties\x12;\n" +
 	"\vupdate_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"updateTime\"\x97\x01\n" +
+	"updateTime\"\xd0\x03\n" +
+	"\x14QueryProfilesRequest\x128\n" +
+	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x125\n" +
+	"\fdistinct_ids\x18\x02 \x03(\tB\x12\xbaH\x0f\x92\x01\f\x10\x90N\"\ar\x05\x10\x01\x18\x80\bR\vdistinctIds\x12\x14\n" +
+	"\x05where\x18\x03 \x01(\tR\x05where\x126\n" +
+	"\x11output_properties\x18\x04 \x03(\tB\t\xbaH\x06\x92\x01\x03\x10\xd0\x0fR\x10outputProperties\x12%\n" +
+	"\tgroup_key\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\bgroupKey\x128\n" +
+	"\x05users\x18\x06 \x01(\v2\".cohortbridge.ingestion.v1.UserSetR\x05users\x12*\n" +
+	"\x11include_all_users\x18\a \x01(\bR\x0fincludeAllUsers\x12&\n" +
+	"\n" +
+	"session_id\x18\b \x01(\tB\a\xbaH\x04r\x02\x18@R\tsessionId\x12\x1b\n" +
+	"\x04page\x18\t \x01(\x05B\a\xbaH\x04\x1a\x02(\x00R\x04page\x12'\n" +
+	"\tpage_size\x18\n" +
+	" \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\"\x9a\x01\n" +
+	"\x15QueryProfilesResponse\x12:\n" +
+	"\x04page\x18\x01 \x01(\v2&.cohortbridge.ingestion.v1.ProfilePageR\x04page\x12E\n" +
+	"\bprofiles\x18\x02 \x03(\v2).cohortbridge.ingestion.v1.QueriedProfileR\bprofiles\"\xb2\x01\n" +
+	"\vProfilePage\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x12\n" +
+	"\x04page\x18\x02 \x01(\x05R\x04page\x12\x1b\n" +
+	"\tpage_size\x18\x03 \x01(\x05R\bpageSize\x12\x14\n" +
+	"\x05total\x18\x04 \x01(\x03R\x05total\x12=\n" +
+	"\fcompute_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vcomputeTime\"d\n" +
+	"\x0eQueriedProfile\x12$\n" +
+	"\vdistinct_id\x18\x01 \x01(\tB\x03\x80\x01\x01R\n" +
+	"distinctId\x12,\n" +
+	"\x0fproperties_json\x18\x02 \x01(\tB\x03\x80\x01\x01R\x0epropertiesJson\"\x97\x01\n" +
 	"\x13ListProfilesRequest\x128\n" +
 	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12'\n" +
 	"\tpage_size\x18\x02 \x01(\x05B\n" +
@@ -1327,12 +1693,12 @@ const file_cohortbridge_ingestion_v1_read_proto_rawDesc = "" +
 	"\x18RebuildProjectionRequest\x128\n" +
 	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\"7\n" +
 	"\x19RebuildProjectionResponse\x12\x1a\n" +
-	"\bprofiles\x18\x01 \x01(\x03R\bprofiles2\xd3\n" +
-	"\n" +
+	"\bprofiles\x18\x01 \x01(\x03R\bprofiles2\xfd\v\n" +
 	"\vDataService\x12\xa0\x01\n" +
 	"\fExportEvents\x12..cohortbridge.ingestion.v1.ExportEventsRequest\x1a/.cohortbridge.ingestion.v1.ExportEventsResponse\"-\x82\xd3\xe4\x93\x02'\x12%/v1/{parent=projects/*}/events:export0\x01\x12\x9a\x01\n" +
 	"\n" +
-	"GetProfile\x12,.cohortbridge.ingestion.v1.GetProfileRequest\x1a-.cohortbridge.ingestion.v1.GetProfileResponse\"/\x82\xd3\xe4\x93\x02)\x12'/v1/{parent=projects/*}/profiles:lookup\x12\x99\x01\n" +
+	"GetProfile\x12,.cohortbridge.ingestion.v1.GetProfileRequest\x1a-.cohortbridge.ingestion.v1.GetProfileResponse\"/\x82\xd3\xe4\x93\x02)\x12'/v1/{parent=projects/*}/profiles:lookup\x12\xa7\x01\n" +
+	"\rQueryProfiles\x12/.cohortbridge.ingestion.v1.QueryProfilesRequest\x1a0.cohortbridge.ingestion.v1.QueryProfilesResponse\"1\x82\xd3\xe4\x93\x02+:\x01*\"&/v1/{parent=projects/*}/profiles:query0\x01\x12\x99\x01\n" +
 	"\fListProfiles\x12..cohortbridge.ingestion.v1.ListProfilesRequest\x1a/.cohortbridge.ingestion.v1.ListProfilesResponse\"(\x82\xd3\xe4\x93\x02\"\x12 /v1/{parent=projects/*}/profiles\x12\xae\x01\n" +
 	"\x0fGetGroupProfile\x121.cohortbridge.ingestion.v1.GetGroupProfileRequest\x1a2.cohortbridge.ingestion.v1.GetGroupProfileResponse\"4\x82\xd3\xe4\x93\x02.\x12,/v1/{parent=projects/*}/groupProfiles:lookup\x12\xad\x01\n" +
 	"\x11ListGroupProfiles\x123.cohortbridge.ingestion.v1.ListGroupProfilesRequest\x1a4.cohortbridge.ingestion.v1.ListGroupProfilesResponse\"-\x82\xd3\xe4\x93\x02'\x12%/v1/{parent=projects/*}/groupProfiles\x12\x99\x01\n" +
@@ -1352,7 +1718,7 @@ func file_cohortbridge_ingestion_v1_read_proto_rawDescGZIP() []byte {
 	return file_cohortbridge_ingestion_v1_read_proto_rawDescData
 }
 
-var file_cohortbridge_ingestion_v1_read_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_cohortbridge_ingestion_v1_read_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_cohortbridge_ingestion_v1_read_proto_goTypes = []any{
 	(*ExportEventsRequest)(nil),       // 0: cohortbridge.ingestion.v1.ExportEventsRequest
 	(*ExportEventsResponse)(nil),      // 1: cohortbridge.ingestion.v1.ExportEventsResponse
@@ -1360,58 +1726,69 @@ var file_cohortbridge_ingestion_v1_read_proto_goTypes = []any{
 	(*GetProfileRequest)(nil),         // 3: cohortbridge.ingestion.v1.GetProfileRequest
 	(*GetProfileResponse)(nil),        // 4: cohortbridge.ingestion.v1.GetProfileResponse
 	(*Profile)(nil),                   // 5: cohortbridge.ingestion.v1.Profile
-	(*ListProfilesRequest)(nil),       // 6: cohortbridge.ingestion.v1.ListProfilesRequest
-	(*ListProfilesResponse)(nil),      // 7: cohortbridge.ingestion.v1.ListProfilesResponse
-	(*GetGroupProfileRequest)(nil),    // 8: cohortbridge.ingestion.v1.GetGroupProfileRequest
-	(*GetGroupProfileResponse)(nil),   // 9: cohortbridge.ingestion.v1.GetGroupProfileResponse
-	(*GroupProfile)(nil),              // 10: cohortbridge.ingestion.v1.GroupProfile
-	(*ListGroupProfilesRequest)(nil),  // 11: cohortbridge.ingestion.v1.ListGroupProfilesRequest
-	(*ListGroupProfilesResponse)(nil), // 12: cohortbridge.ingestion.v1.ListGroupProfilesResponse
-	(*ListWarningsRequest)(nil),       // 13: cohortbridge.ingestion.v1.ListWarningsRequest
-	(*ListWarningsResponse)(nil),      // 14: cohortbridge.ingestion.v1.ListWarningsResponse
-	(*Warning)(nil),                   // 15: cohortbridge.ingestion.v1.Warning
-	(*GetDataStatisticsRequest)(nil),  // 16: cohortbridge.ingestion.v1.GetDataStatisticsRequest
-	(*GetDataStatisticsResponse)(nil), // 17: cohortbridge.ingestion.v1.GetDataStatisticsResponse
-	(*RebuildProjectionRequest)(nil),  // 18: cohortbridge.ingestion.v1.RebuildProjectionRequest
-	(*RebuildProjectionResponse)(nil), // 19: cohortbridge.ingestion.v1.RebuildProjectionResponse
-	(*timestamppb.Timestamp)(nil),     // 20: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),           // 21: google.protobuf.Struct
+	(*QueryProfilesRequest)(nil),      // 6: cohortbridge.ingestion.v1.QueryProfilesRequest
+	(*QueryProfilesResponse)(nil),     // 7: cohortbridge.ingestion.v1.QueryProfilesResponse
+	(*ProfilePage)(nil),               // 8: cohortbridge.ingestion.v1.ProfilePage
+	(*QueriedProfile)(nil),            // 9: cohortbridge.ingestion.v1.QueriedProfile
+	(*ListProfilesRequest)(nil),       // 10: cohortbridge.ingestion.v1.ListProfilesRequest
+	(*ListProfilesResponse)(nil),      // 11: cohortbridge.ingestion.v1.ListProfilesResponse
+	(*GetGroupProfileRequest)(nil),    // 12: cohortbridge.ingestion.v1.GetGroupProfileRequest
+	(*GetGroupProfileResponse)(nil),   // 13: cohortbridge.ingestion.v1.GetGroupProfileResponse
+	(*GroupProfile)(nil),              // 14: cohortbridge.ingestion.v1.GroupProfile
+	(*ListGroupProfilesRequest)(nil),  // 15: cohortbridge.ingestion.v1.ListGroupProfilesRequest
+	(*ListGroupProfilesResponse)(nil), // 16: cohortbridge.ingestion.v1.ListGroupProfilesResponse
+	(*ListWarningsRequest)(nil),       // 17: cohortbridge.ingestion.v1.ListWarningsRequest
+	(*ListWarningsResponse)(nil),      // 18: cohortbridge.ingestion.v1.ListWarningsResponse
+	(*Warning)(nil),                   // 19: cohortbridge.ingestion.v1.Warning
+	(*GetDataStatisticsRequest)(nil),  // 20: cohortbridge.ingestion.v1.GetDataStatisticsRequest
+	(*GetDataStatisticsResponse)(nil), // 21: cohortbridge.ingestion.v1.GetDataStatisticsResponse
+	(*RebuildProjectionRequest)(nil),  // 22: cohortbridge.ingestion.v1.RebuildProjectionRequest
+	(*RebuildProjectionResponse)(nil), // 23: cohortbridge.ingestion.v1.RebuildProjectionResponse
+	(*timestamppb.Timestamp)(nil),     // 24: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),           // 25: google.protobuf.Struct
+	(*UserSet)(nil),                   // 26: cohortbridge.ingestion.v1.UserSet
 }
 var file_cohortbridge_ingestion_v1_read_proto_depIdxs = []int32{
 	2,  // 0: cohortbridge.ingestion.v1.ExportEventsResponse.events:type_name -> cohortbridge.ingestion.v1.ExportedEvent
-	20, // 1: cohortbridge.ingestion.v1.ExportedEvent.time:type_name -> google.protobuf.Timestamp
-	20, // 2: cohortbridge.ingestion.v1.ExportedEvent.processing_time:type_name -> google.protobuf.Timestamp
+	24, // 1: cohortbridge.ingestion.v1.ExportedEvent.time:type_name -> google.protobuf.Timestamp
+	24, // 2: cohortbridge.ingestion.v1.ExportedEvent.processing_time:type_name -> google.protobuf.Timestamp
 	5,  // 3: cohortbridge.ingestion.v1.GetProfileResponse.profile:type_name -> cohortbridge.ingestion.v1.Profile
-	21, // 4: cohortbridge.ingestion.v1.Profile.properties:type_name -> google.protobuf.Struct
-	20, // 5: cohortbridge.ingestion.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
-	5,  // 6: cohortbridge.ingestion.v1.ListProfilesResponse.profiles:type_name -> cohortbridge.ingestion.v1.Profile
-	10, // 7: cohortbridge.ingestion.v1.GetGroupProfileResponse.group_profile:type_name -> cohortbridge.ingestion.v1.GroupProfile
-	21, // 8: cohortbridge.ingestion.v1.GroupProfile.properties:type_name -> google.protobuf.Struct
-	20, // 9: cohortbridge.ingestion.v1.GroupProfile.update_time:type_name -> google.protobuf.Timestamp
-	10, // 10: cohortbridge.ingestion.v1.ListGroupProfilesResponse.group_profiles:type_name -> cohortbridge.ingestion.v1.GroupProfile
-	15, // 11: cohortbridge.ingestion.v1.ListWarningsResponse.warnings:type_name -> cohortbridge.ingestion.v1.Warning
-	20, // 12: cohortbridge.ingestion.v1.Warning.last_time:type_name -> google.protobuf.Timestamp
-	0,  // 13: cohortbridge.ingestion.v1.DataService.ExportEvents:input_type -> cohortbridge.ingestion.v1.ExportEventsRequest
-	3,  // 14: cohortbridge.ingestion.v1.DataService.GetProfile:input_type -> cohortbridge.ingestion.v1.GetProfileRequest
-	6,  // 15: cohortbridge.ingestion.v1.DataService.ListProfiles:input_type -> cohortbridge.ingestion.v1.ListProfilesRequest
-	8,  // 16: cohortbridge.ingestion.v1.DataService.GetGroupProfile:input_type -> cohortbridge.ingestion.v1.GetGroupProfileRequest
-	11, // 17: cohortbridge.ingestion.v1.DataService.ListGroupProfiles:input_type -> cohortbridge.ingestion.v1.ListGroupProfilesRequest
-	13, // 18: cohortbridge.ingestion.v1.DataService.ListWarnings:input_type -> cohortbridge.ingestion.v1.ListWarningsRequest
-	16, // 19: cohortbridge.ingestion.v1.DataService.GetDataStatistics:input_type -> cohortbridge.ingestion.v1.GetDataStatisticsRequest
-	18, // 20: cohortbridge.ingestion.v1.DataService.RebuildProjection:input_type -> cohortbridge.ingestion.v1.RebuildProjectionRequest
-	1,  // 21: cohortbridge.ingestion.v1.DataService.ExportEvents:output_type -> cohortbridge.ingestion.v1.ExportEventsResponse
-	4,  // 22: cohortbridge.ingestion.v1.DataService.GetProfile:output_type -> cohortbridge.ingestion.v1.GetProfileResponse
-	7,  // 23: cohortbridge.ingestion.v1.DataService.ListProfiles:output_type -> cohortbridge.ingestion.v1.ListProfilesResponse
-	9,  // 24: cohortbridge.ingestion.v1.DataService.GetGroupProfile:output_type -> cohortbridge.ingestion.v1.GetGroupProfileResponse
-	12, // 25: cohortbridge.ingestion.v1.DataService.ListGroupProfiles:output_type -> cohortbridge.ingestion.v1.ListGroupProfilesResponse
-	14, // 26: cohortbridge.ingestion.v1.DataService.ListWarnings:output_type -> cohortbridge.ingestion.v1.ListWarningsResponse
-	17, // 27: cohortbridge.ingestion.v1.DataService.GetDataStatistics:output_type -> cohortbridge.ingestion.v1.GetDataStatisticsResponse
-	19, // 28: cohortbridge.ingestion.v1.DataService.RebuildProjection:output_type -> cohortbridge.ingestion.v1.RebuildProjectionResponse
-	21, // [21:29] is the sub-list for method output_type
-	13, // [13:21] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	25, // 4: cohortbridge.ingestion.v1.Profile.properties:type_name -> google.protobuf.Struct
+	24, // 5: cohortbridge.ingestion.v1.Profile.update_time:type_name -> google.protobuf.Timestamp
+	26, // 6: cohortbridge.ingestion.v1.QueryProfilesRequest.users:type_name -> cohortbridge.ingestion.v1.UserSet
+	8,  // 7: cohortbridge.ingestion.v1.QueryProfilesResponse.page:type_name -> cohortbridge.ingestion.v1.ProfilePage
+	9,  // 8: cohortbridge.ingestion.v1.QueryProfilesResponse.profiles:type_name -> cohortbridge.ingestion.v1.QueriedProfile
+	24, // 9: cohortbridge.ingestion.v1.ProfilePage.compute_time:type_name -> google.protobuf.Timestamp
+	5,  // 10: cohortbridge.ingestion.v1.ListProfilesResponse.profiles:type_name -> cohortbridge.ingestion.v1.Profile
+	14, // 11: cohortbridge.ingestion.v1.GetGroupProfileResponse.group_profile:type_name -> cohortbridge.ingestion.v1.GroupProfile
+	25, // 12: cohortbridge.ingestion.v1.GroupProfile.properties:type_name -> google.protobuf.Struct
+	24, // 13: cohortbridge.ingestion.v1.GroupProfile.update_time:type_name -> google.protobuf.Timestamp
+	14, // 14: cohortbridge.ingestion.v1.ListGroupProfilesResponse.group_profiles:type_name -> cohortbridge.ingestion.v1.GroupProfile
+	19, // 15: cohortbridge.ingestion.v1.ListWarningsResponse.warnings:type_name -> cohortbridge.ingestion.v1.Warning
+	24, // 16: cohortbridge.ingestion.v1.Warning.last_time:type_name -> google.protobuf.Timestamp
+	0,  // 17: cohortbridge.ingestion.v1.DataService.ExportEvents:input_type -> cohortbridge.ingestion.v1.ExportEventsRequest
+	3,  // 18: cohortbridge.ingestion.v1.DataService.GetProfile:input_type -> cohortbridge.ingestion.v1.GetProfileRequest
+	6,  // 19: cohortbridge.ingestion.v1.DataService.QueryProfiles:input_type -> cohortbridge.ingestion.v1.QueryProfilesRequest
+	10, // 20: cohortbridge.ingestion.v1.DataService.ListProfiles:input_type -> cohortbridge.ingestion.v1.ListProfilesRequest
+	12, // 21: cohortbridge.ingestion.v1.DataService.GetGroupProfile:input_type -> cohortbridge.ingestion.v1.GetGroupProfileRequest
+	15, // 22: cohortbridge.ingestion.v1.DataService.ListGroupProfiles:input_type -> cohortbridge.ingestion.v1.ListGroupProfilesRequest
+	17, // 23: cohortbridge.ingestion.v1.DataService.ListWarnings:input_type -> cohortbridge.ingestion.v1.ListWarningsRequest
+	20, // 24: cohortbridge.ingestion.v1.DataService.GetDataStatistics:input_type -> cohortbridge.ingestion.v1.GetDataStatisticsRequest
+	22, // 25: cohortbridge.ingestion.v1.DataService.RebuildProjection:input_type -> cohortbridge.ingestion.v1.RebuildProjectionRequest
+	1,  // 26: cohortbridge.ingestion.v1.DataService.ExportEvents:output_type -> cohortbridge.ingestion.v1.ExportEventsResponse
+	4,  // 27: cohortbridge.ingestion.v1.DataService.GetProfile:output_type -> cohortbridge.ingestion.v1.GetProfileResponse
+	7,  // 28: cohortbridge.ingestion.v1.DataService.QueryProfiles:output_type -> cohortbridge.ingestion.v1.QueryProfilesResponse
+	11, // 29: cohortbridge.ingestion.v1.DataService.ListProfiles:output_type -> cohortbridge.ingestion.v1.ListProfilesResponse
+	13, // 30: cohortbridge.ingestion.v1.DataService.GetGroupProfile:output_type -> cohortbridge.ingestion.v1.GetGroupProfileResponse
+	16, // 31: cohortbridge.ingestion.v1.DataService.ListGroupProfiles:output_type -> cohortbridge.ingestion.v1.ListGroupProfilesResponse
+	18, // 32: cohortbridge.ingestion.v1.DataService.ListWarnings:output_type -> cohortbridge.ingestion.v1.ListWarningsResponse
+	21, // 33: cohortbridge.ingestion.v1.DataService.GetDataStatistics:output_type -> cohortbridge.ingestion.v1.GetDataStatisticsResponse
+	23, // 34: cohortbridge.ingestion.v1.DataService.RebuildProjection:output_type -> cohortbridge.ingestion.v1.RebuildProjectionResponse
+	26, // [26:35] is the sub-list for method output_type
+	17, // [17:26] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_cohortbridge_ingestion_v1_read_proto_init() }
@@ -1419,13 +1796,14 @@ func file_cohortbridge_ingestion_v1_read_proto_init() {
 	if File_cohortbridge_ingestion_v1_read_proto != nil {
 		return
 	}
+	file_cohortbridge_ingestion_v1_evaluation_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohortbridge_ingestion_v1_read_proto_rawDesc), len(file_cohortbridge_ingestion_v1_read_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   20,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	DataService_ExportEvents_FullMethodName      = "/cohortbridge.ingestion.v1.DataService/ExportEvents"
 	DataService_GetProfile_FullMethodName        = "/cohortbridge.ingestion.v1.DataService/GetProfile"
+	DataService_QueryProfiles_FullMethodName     = "/cohortbridge.ingestion.v1.DataService/QueryProfiles"
 	DataService_ListProfiles_FullMethodName      = "/cohortbridge.ingestion.v1.DataService/ListProfiles"
 	DataService_GetGroupProfile_FullMethodName   = "/cohortbridge.ingestion.v1.DataService/GetGroupProfile"
 	DataService_ListGroupProfiles_FullMethodName = "/cohortbridge.ingestion.v1.DataService/ListGroupProfiles"
@@ -40,6 +41,10 @@ type DataServiceClient interface {
 	ExportEvents(ctx context.Context, in *ExportEventsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ExportEventsResponse], error)
 	// GetProfile returns the profile of a user named by any of their ids.
 	GetProfile(ctx context.Context, in *GetProfileRequest, opts ...grpc.CallOption) (*GetProfileResponse, error)
+	// QueryProfiles selects profiles and streams one page of them, ordered by
+	// distinct id. The first message says how many there are and names the session
+	// that further pages are read with; the others carry the profiles.
+	QueryProfiles(ctx context.Context, in *QueryProfilesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[QueryProfilesResponse], error)
 	// ListProfiles pages through profiles by user number.
 	ListProfiles(ctx context.Context, in *ListProfilesRequest, opts ...grpc.CallOption) (*ListProfilesResponse, error)
 	// GetGroupProfile returns the profile of a group, e.g. of a company.
@@ -91,6 +96,25 @@ func (c *dataServiceClient) GetProfile(ctx context.Context, in *GetProfileReques
 	}
 	return out, nil
 }
+
+func (c *dataServiceClient) QueryProfiles(ctx context.Context, in *QueryProfilesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[QueryProfilesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &DataService_ServiceDesc.Streams[1], DataService_QueryProfiles_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[QueryProfilesRequest, QueryProfilesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DataService_QueryProfilesClient = grpc.ServerStreamingClient[QueryProfilesResponse]
 
 func (c *dataServiceClient) ListProfiles(ctx context.Context, in *ListProfilesRequest, opts ...grpc.CallOption) (*ListProfilesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -163,6 +187,10 @@ type DataServiceServer interface {
 	ExportEvents(*ExportEventsRequest, grpc.ServerStreamingServer[ExportEventsResponse]) error
 	// GetProfile returns the profile of a user named by any of their ids.
 	GetProfile(context.Context, *GetProfileRequest) (*GetProfileResponse, error)
+	// QueryProfiles selects profiles and streams one page of them, ordered by
+	// distinct id. The first message says how many there are and names the session
+	// that further pages are read with; the others carry the profiles.
+	QueryProfiles(*QueryProfilesRequest, grpc.ServerStreamingServer[QueryProfilesResponse]) error
 	// ListProfiles pages through profiles by user number.
 	ListProfiles(context.Context, *ListProfilesRequest) (*ListProfilesResponse, error)
 	// GetGroupProfile returns the profile of a group, e.g. of a company.
@@ -191,6 +219,9 @@ func (UnimplementedDataServiceServer) ExportEvents(*ExportEventsRequest, grpc.Se
 }
 func (UnimplementedDataServiceServer) GetProfile(context.Context, *GetProfileRequest) (*GetProfileResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetProfile not implemented")
+}
+func (UnimplementedDataServiceServer) QueryProfiles(*QueryProfilesRequest, grpc.ServerStreamingServer[QueryProfilesResponse]) error {
+	return status.Error(codes.Unimplemented, "method QueryProfiles not implemented")
 }
 func (UnimplementedDataServiceServer) ListProfiles(context.Context, *ListProfilesRequest) (*ListProfilesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListProfiles not implemented")
@@ -259,6 +290,17 @@ func _DataService_GetProfile_Handler(srv interface{}, ctx context.Context, dec f
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _DataService_QueryProfiles_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(QueryProfilesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(DataServiceServer).QueryProfiles(m, &grpc.GenericServerStream[QueryProfilesRequest, QueryProfilesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type DataService_QueryProfilesServer = grpc.ServerStreamingServer[QueryProfilesResponse]
 
 func _DataService_ListProfiles_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListProfilesRequest)
@@ -408,6 +450,11 @@ var DataService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "ExportEvents",
 			Handler:       _DataService_ExportEvents_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "QueryProfiles",
+			Handler:       _DataService_QueryProfiles_Handler,
 			ServerStreams: true,
 		},
 	},

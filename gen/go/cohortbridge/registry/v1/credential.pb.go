@@ -26,9 +26,9 @@ const (
 // AuthenticateRequest carries a Basic credential.
 type AuthenticateRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// User name of the service account.
+	// User name of the service account, or a project secret.
 	Username string `protobuf:"bytes,1,opt,name=username,proto3" json:"username,omitempty"`
-	// Its secret.
+	// The service account's secret; empty with a project secret.
 	Secret        string `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -81,12 +81,14 @@ func (x *AuthenticateRequest) GetSecret() string {
 // AuthenticateResponse says who it is. A wrong credential is UNAUTHENTICATED.
 type AuthenticateResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Resource name of the service account.
+	// Resource name of the service account; empty for a project secret.
 	ServiceAccount string `protobuf:"bytes,1,opt,name=service_account,json=serviceAccount,proto3" json:"service_account,omitempty"`
-	// Its roles.
-	Grants        []*Grant `protobuf:"bytes,2,rep,name=grants,proto3" json:"grants,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Its roles; none for a project secret.
+	Grants []*Grant `protobuf:"bytes,2,rep,name=grants,proto3" json:"grants,omitempty"`
+	// `projects/{project}` that the project secret belongs to.
+	SecretOfProject string `protobuf:"bytes,3,opt,name=secret_of_project,json=secretOfProject,proto3" json:"secret_of_project,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *AuthenticateResponse) Reset() {
@@ -131,6 +133,13 @@ func (x *AuthenticateResponse) GetGrants() []*Grant {
 		return x.Grants
 	}
 	return nil
+}
+
+func (x *AuthenticateResponse) GetSecretOfProject() string {
+	if x != nil {
+		return x.SecretOfProject
+	}
+	return ""
 }
 
 // Grant is a role in a project.
@@ -642,10 +651,11 @@ const file_cohortbridge_registry_v1_credential_proto_rawDesc = "" +
 	")cohortbridge/registry/v1/credential.proto\x12\x18cohortbridge.registry.v1\x1a\x1bbuf/validate/validate.proto\x1a(cohortbridge/registry/v1/connector.proto\x1a&cohortbridge/registry/v1/project.proto\x1a\x1fcohortbridge/type/v1/type.proto\"`\n" +
 	"\x13AuthenticateRequest\x12$\n" +
 	"\busername\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\xc8\x01R\busername\x12#\n" +
-	"\x06secret\x18\x02 \x01(\tB\v\xbaH\x05r\x03\x18\xc8\x01\x80\x01\x01R\x06secret\"x\n" +
+	"\x06secret\x18\x02 \x01(\tB\v\xbaH\x05r\x03\x18\xc8\x01\x80\x01\x01R\x06secret\"\xa4\x01\n" +
 	"\x14AuthenticateResponse\x12'\n" +
 	"\x0fservice_account\x18\x01 \x01(\tR\x0eserviceAccount\x127\n" +
-	"\x06grants\x18\x02 \x03(\v2\x1f.cohortbridge.registry.v1.GrantR\x06grants\"Q\n" +
+	"\x06grants\x18\x02 \x03(\v2\x1f.cohortbridge.registry.v1.GrantR\x06grants\x12*\n" +
+	"\x11secret_of_project\x18\x03 \x01(\tR\x0fsecretOfProject\"Q\n" +
 	"\x05Grant\x12\x18\n" +
 	"\aproject\x18\x01 \x01(\tR\aproject\x12.\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x1a.cohortbridge.type.v1.RoleR\x04role\"\x8e\x01\n" +

@@ -33,7 +33,8 @@ const (
 // CredentialService is internal: only the other services call it. It has no
 // REST form.
 type CredentialServiceClient interface {
-	// Authenticate says who a Basic service-account credential belongs to.
+	// Authenticate says who a Basic credential belongs to: a service account, or,
+	// with a project secret as the user name and no secret, a project.
 	Authenticate(ctx context.Context, in *AuthenticateRequest, opts ...grpc.CallOption) (*AuthenticateResponse, error)
 	// AuthenticateIngest says which project a sender's credential may write to.
 	AuthenticateIngest(ctx context.Context, in *AuthenticateIngestRequest, opts ...grpc.CallOption) (*AuthenticateIngestResponse, error)
@@ -110,7 +111,8 @@ func (c *credentialServiceClient) ReportConnectorState(ctx context.Context, in *
 // CredentialService is internal: only the other services call it. It has no
 // REST form.
 type CredentialServiceServer interface {
-	// Authenticate says who a Basic service-account credential belongs to.
+	// Authenticate says who a Basic credential belongs to: a service account, or,
+	// with a project secret as the user name and no secret, a project.
 	Authenticate(context.Context, *AuthenticateRequest) (*AuthenticateResponse, error)
 	// AuthenticateIngest says which project a sender's credential may write to.
 	AuthenticateIngest(context.Context, *AuthenticateIngestRequest) (*AuthenticateIngestResponse, error)
