@@ -219,7 +219,7 @@ func TestQueriesThatMakeNoSenseAreRefusedByName(t *testing.T) {
 		"groups with users":     {&req{GroupKey: "company", Users: h.userSet(1)}, "users: does not go with group_key"},
 		"no bitmap":             {&req{Users: &ingestionv1.UserSet{Roaring: []byte("abc")}}, "users.roaring: not a portable"},
 		"announces too much":    {&req{Users: &ingestionv1.UserSet{Roaring: []byte("\xff\xff\xff\xff\xff\xff\xff\x7f\x00\x00\x00\x00")}}, "users.roaring: not a portable"},
-		"stands for 2^32 users": {&req{Users: &ingestionv1.UserSet{Roaring: huge}}, "users.roaring: has more users than the project"},
+		"stands for 2^32 users": {&req{Users: &ingestionv1.UserSet{Roaring: huge}}, "users.roaring: more than 20,000,000 users"},
 	} {
 		if _, err := h.tryQuery(tc.req); err == nil || !strings.Contains(err.Error(), tc.say) {
 			t.Errorf("%s: %v, want %q", name, err, tc.say)
