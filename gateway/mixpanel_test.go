@@ -311,7 +311,6 @@ func TestTheRawExportHasTheTimesOfProcessing(t *testing.T) {
 func TestAnExportThatCantBeFilteredAsAskedIsRefused(t *testing.T) {
 	url := serve(t, &services{}, gateway.Config{}) + "/api/2.0/export?from_date=2026-03-31&to_date=2026-03-31"
 	for _, c := range []struct{ name, query, want string }{
-		{"where", `&project_id=1&where=properties%5B%22a%22%5D%3D%3D1`, "where"},
 		{"no project", "", "project_id"},
 		{"event no list", "&project_id=1&event=E", "event"},
 		{"limit out of range", "&project_id=1&limit=100001", "limit"},
