@@ -61,9 +61,10 @@ test-all: test ## Also the official clients over npm (needs chromium), kill -9 a
 
 SEEDS ?= 200
 FIRST ?= 0
+MODEL_TIMEOUT ?= 20m
 .PHONY: model
 model: ## Random histories against a model of ingestion: SEEDS=n from seed FIRST=k.
-	cd services/ingestion && COHORTBRIDGE_MODEL_SEEDS=$(SEEDS) COHORTBRIDGE_MODEL_FIRST=$(FIRST) go test -count=1 -timeout 0 ./modeltest
+	cd services/ingestion && COHORTBRIDGE_MODEL_SEEDS=$(SEEDS) COHORTBRIDGE_MODEL_FIRST=$(FIRST) go test -count=1 -timeout $(MODEL_TIMEOUT) ./modeltest
 
 FUZZTIME ?= 60s
 FUZZ_MODULES := platform services/ingestion

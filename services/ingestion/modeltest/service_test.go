@@ -54,6 +54,7 @@ type service struct {
 
 func newService(dir string, s *setup) (*service, error) {
 	v := &service{cfg: ingestion.Default(), now: s.Start}
+	v.cfg.FeedInterval = 10 * time.Millisecond // the feed is at work whenever the service is stopped
 	v.cfg.DataDir, v.cfg.HashBudget, v.cfg.IdentityCache, v.cfg.WarehouseMemoryMB = dir, s.HashBudget, s.IdentityCache, 64
 	for i, system := range []ingestion.IdentitySystem{ingestion.Simplified, ingestion.Original, ingestion.Legacy} {
 		v.reg = append(v.reg, &ingestion.Project{ID: int64(i + 1), Token: fmt.Sprint("tok-", i+1), Identity: system, MTU: ingestion.MTU{NameOnly: s.NameOnly, ByEventTime: s.ByEventTime, Sources: s.Sources}})

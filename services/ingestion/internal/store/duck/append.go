@@ -14,7 +14,7 @@ import (
 
 // Append implements warehouse.Warehouse.
 func (s *Store) Append(ctx context.Context, rows []warehouse.Row) (out warehouse.Appended, err error) {
-	done, err := s.use(ctx)
+	ctx, done, err := s.use(ctx)
 	if err != nil {
 		return out, err
 	}

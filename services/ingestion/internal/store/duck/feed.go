@@ -28,7 +28,7 @@ const (
 
 // Apply implements warehouse.Warehouse.
 func (s *Store) Apply(ctx context.Context, projectID int64, changes []ledger.Change, merges []ledger.Merge, upTo uint64) (err error) {
-	done, err := s.use(ctx)
+	ctx, done, err := s.use(ctx)
 	if err != nil {
 		return err
 	}
@@ -195,7 +195,7 @@ func ParseTime(s string) (ms int64, ok bool) {
 
 // Reset implements warehouse.Warehouse.
 func (s *Store) Reset(ctx context.Context, projectID int64) (err error) {
-	done, err := s.use(ctx)
+	ctx, done, err := s.use(ctx)
 	if err != nil {
 		return err
 	}
@@ -223,7 +223,7 @@ func (s *Store) Reset(ctx context.Context, projectID int64) (err error) {
 // Sort implements warehouse.Warehouse: a filter reads one property's rows, which
 // then lie together.
 func (s *Store) Sort(ctx context.Context, projectID int64) (err error) {
-	done, err := s.use(ctx)
+	ctx, done, err := s.use(ctx)
 	if err != nil {
 		return err
 	}

@@ -11,17 +11,25 @@ import (
 // reopenEvery is how long an engine that could not be opened is left alone.
 const reopenEvery = time.Second
 
-// use keeps the engine open until done is called with the outcome of the work.
+// use keeps the engine open until done is called with the outcome of the work. The
+// work gets a context that does not end with the caller's: an interrupted statement
+// was seen to keep the engine's instance alive after Close, and opening the file
+// again then waits for ever. Statements are short, and an export ends when its
+// callback fails.
 //
 // After a fatal error, such as a disk that fills up during a checkpoint, DuckDB
 // refuses everything until it is closed and opened again, which reads back what
 // was committed. The next caller does that; while it does not succeed, callers
 // are told to come back.
-func (s *Store) use(ctx context.Context) (done func(*error), err error) {
+func (s *Store) use(ctx context.Context) (_ context.Context, done func(*error), err error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	ctx = context.WithoutCancel(ctx)
 	for {
 		if s.broken.Load() {
 			if err := s.reopen(ctx); err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 		}
 		s.life.RLock()
@@ -30,7 +38,7 @@ func (s *Store) use(ctx context.Context) (done func(*error), err error) {
 		}
 		s.life.RUnlock() // it broke in between
 	}
-	return func(err *error) {
+	return ctx, func(err *error) {
 		if fatal(*err) && s.broken.CompareAndSwap(false, true) {
 			slog.ErrorContext(ctx, "the warehouse's engine failed; it is opened anew", "error", *err)
 		}

@@ -18,7 +18,7 @@ import (
 
 // Evaluate implements warehouse.Warehouse.
 func (s *Store) Evaluate(ctx context.Context, projectID int64, leaves []leaf.Leaf, asOf time.Time) (_ *warehouse.Evaluation, err error) {
-	done, err := s.use(ctx)
+	ctx, done, err := s.use(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -126,7 +126,7 @@ const (
 // Export implements warehouse.Warehouse. It goes hour by hour, or several at a
 // time while they are thin.
 func (s *Store) Export(ctx context.Context, q warehouse.ExportQuery, fn func(warehouse.Exported) error) (err error) {
-	done, err := s.use(ctx)
+	ctx, done, err := s.use(ctx)
 	if err != nil {
 		return err
 	}

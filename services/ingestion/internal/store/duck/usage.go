@@ -48,7 +48,7 @@ func (c *counted) arg(v any) string {
 
 // Usage implements warehouse.Warehouse.
 func (s *Store) Usage(ctx context.Context, q warehouse.UsageQuery) (_ *warehouse.Usage, err error) {
-	done, err := s.use(ctx)
+	ctx, done, err := s.use(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -88,7 +88,7 @@ func (s *Store) Usage(ctx context.Context, q warehouse.UsageQuery) (_ *warehouse
 
 // BreakDown implements warehouse.Warehouse.
 func (s *Store) BreakDown(ctx context.Context, q warehouse.UsageQuery, by warehouse.GroupBy, limit int) (out []warehouse.UsageGroup, err error) {
-	done, err := s.use(ctx)
+	ctx, done, err := s.use(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -117,7 +117,7 @@ func (s *Store) BreakDown(ctx context.Context, q warehouse.UsageQuery, by wareho
 
 // UserUsage implements warehouse.Warehouse.
 func (s *Store) UserUsage(ctx context.Context, q warehouse.UsageQuery, nos []uint64) (_ *warehouse.UserUsage, err error) {
-	done, err := s.use(ctx)
+	ctx, done, err := s.use(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +149,7 @@ func (s *Store) UserUsage(ctx context.Context, q warehouse.UsageQuery, nos []uin
 
 // Days implements warehouse.Warehouse.
 func (s *Store) Days(ctx context.Context, projectID int64, from, to int32) (out []warehouse.DayCount, err error) {
-	done, err := s.use(ctx)
+	ctx, done, err := s.use(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +167,7 @@ func (s *Store) Days(ctx context.Context, projectID int64, from, to int32) (out 
 // updated: after an UPDATE a checkpoint fails while anybody reads. The dedupe
 // hashes stay as they are.
 func (s *Store) Reclassify(ctx context.Context, projectID int64, day int32, names []string, rulesVersion uint16, judge func(warehouse.Judged) mtu.Verdict) (changed int64, err error) {
-	done, err := s.use(ctx)
+	ctx, done, err := s.use(ctx)
 	if err != nil {
 		return 0, err
 	}
