@@ -139,7 +139,8 @@ func New(ctx context.Context, cfg Config, reg Registry, opts ...Option) (_ *Serv
 	//nolint:contextcheck // as the pipeline
 	s.background(func(ctx context.Context) { feeder.Run(ctx, cfg.FeedInterval) })
 	s.identity = &server.Identity{Ledger: s.ledger}
-	s.jobs = usage.NewReclassifier(cached, s.ledger, s.warehouse, rules, o.now)
+	// Not the cached answers: a job is asked for right after a change of the settings.
+	s.jobs = usage.NewReclassifier(reg, s.ledger, s.warehouse, rules, o.now)
 	reporter := &usage.Reporter{Registry: cached, Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder, Now: o.now}
 	s.usage = &server.Usage{Reporter: reporter, Jobs: s.jobs, Ledger: s.ledger, Rules: rules}
 	if err = s.jobs.Resume(ctx); err != nil {

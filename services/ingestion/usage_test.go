@@ -169,8 +169,10 @@ func TestAReclassificationAppliesTheRulesOfNowAndShowsProgress(t *testing.T) {
 	if u := h.month(1, ""); u.GetMtu() != 20 || u.GetExemptEvents() != 0 {
 		t.Fatalf("before: %v", u)
 	}
-	h.reg.projects[1].MTU.Sources = map[string][]string{"clevertap": {"Our Tool"}}
-	h.tick(time.Minute) // what the service knows of a project is believed for 10 s
+	changed := *h.reg.projects[1]
+	changed.MTU.Sources = map[string][]string{"clevertap": {"Our Tool"}}
+	h.reg.projects[1] = &changed
+	// Right after the change, though what the service knows of a project is believed for 10 s.
 	resp, err := h.use.CreateReclassification(context.Background(), &ingestionv1.CreateReclassificationRequest{Parent: "projects/1", FromDate: "2026-03-28"})
 	if err != nil {
 		t.Fatal(err)

@@ -34,7 +34,7 @@ func usageGet() *cobra.Command {
 		}
 		rows := []table.Row{
 			{"month", u.GetMonth()}, {"closed", u.GetClosed()}, {"MTU", u.GetMtu()}, {"users with qualifying events", u.GetUsers()}, {"qualifying events", u.GetQualifyingEvents()},
-			{"exempt events", u.GetExemptEvents()}, {"users with exempt events only", u.GetExemptOnlyUsers()}, {"events in the guardrail", u.GetGuardrailEvents()}, {"rules", u.GetRulesVersion()},
+			{"exempt events", u.GetExemptEvents()}, {"users with exempt events only", u.GetExemptOnlyUsers()}, {"events in the guardrail", u.GetGuardrailEvents()}, {"guardrail decides", u.GetGuardrail()}, {"rules", u.GetRulesVersion()},
 		}
 		for _, k := range slices.Sorted(maps.Keys(u.GetExemptByRule())) {
 			rows = append(rows, table.Row{"exempt by " + k, u.GetExemptByRule()[k]})
@@ -68,9 +68,9 @@ func usageMonths() *cobra.Command {
 		}
 		var rows []table.Row
 		for _, u := range resp.GetMonths() {
-			rows = append(rows, table.Row{u.GetMonth(), u.GetMtu(), u.GetUsers(), u.GetQualifyingEvents(), u.GetExemptEvents(), u.GetExemptOnlyUsers(), u.GetClosed()})
+			rows = append(rows, table.Row{u.GetMonth(), u.GetMtu(), u.GetUsers(), u.GetQualifyingEvents(), u.GetExemptEvents(), u.GetExemptOnlyUsers(), u.GetGuardrail(), u.GetClosed()})
 		}
-		return c.print(resp, table.Row{"Month", "MTU", "Users", "Qualifying events", "Exempt events", "Users with exempt events only", "Closed"}, rows)
+		return c.print(resp, table.Row{"Month", "MTU", "Users", "Qualifying events", "Exempt events", "Users with exempt events only", "Guardrail decides", "Closed"}, rows)
 	})
 	return months
 }

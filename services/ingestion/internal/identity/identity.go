@@ -39,7 +39,7 @@ func WarningText(kind string) string {
 	case WarnDeviceLink:
 		return "Events carried a $device_id that is already linked to another $user_id. The first link is kept: reset the device id when a user logs out."
 	case WarnMerge:
-		return "An $identify, $create_alias or $merge event asked for a link that the project's identity system does not allow. The events are stored; the ids stay apart."
+		return "An $identify, $create_alias or $merge event asked for a link that was refused: ids that are missing, malformed or placeholders, an id that is linked already, or more than 500 ids of one user. The events are stored, each with its reason in $failure_reason; the ids stay apart."
 	default:
 		return kind
 	}
