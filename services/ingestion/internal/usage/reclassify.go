@@ -135,7 +135,8 @@ func (r *Reclassifier) run(ctx context.Context, j *ledger.Reclassification) erro
 			return err
 		}
 		j.NextDay, j.Done, j.Changed = d.Day+1, j.Done+d.Events, j.Changed+changed
-		if err := r.ledger.PutReclassification(ctx, j); err != nil {
+		// The day is done, whatever ends meanwhile: it is noted.
+		if err := r.ledger.PutReclassification(context.WithoutCancel(ctx), j); err != nil {
 			return err
 		}
 	}
