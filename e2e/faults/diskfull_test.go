@@ -50,7 +50,7 @@ func TestAFullDiskLosesNothingAcknowledgedAndServiceGoesOnWhenThereIsRoom(t *tes
 			const room, refusals = 120, 8
 			mount, makeRoom := smallDisk(t, free+room, room)
 			dir := filepath.Join(mount, "data")
-			c := harness.Standalone(t, dir).Client(t)
+			c := harness.PlainStandalone(t, dir).Client(t)
 			im := newImporter()
 			ctx, cancel := context.WithCancel(t.Context())
 			var wg sync.WaitGroup
