@@ -14,8 +14,8 @@ import (
 )
 
 // InProcess carries calls inside the process: the same chain of interceptors and
-// the same spans as over the network, without HTTP/2 between them (a call costs
-// a quarter). Messages are copied, so neither side sees the other's memory.
+// the same spans as over the network, without HTTP/2 between them. Messages are
+// copied, so neither side sees the other's memory.
 type InProcess struct {
 	ch     *inprocgrpc.Channel
 	unary  grpc.UnaryServerInterceptor // the whole chain

@@ -157,6 +157,25 @@ func TestTheOrganisationIsTheSumOfItsProjects(t *testing.T) {
 	}
 }
 
+// watchReclassification follows a job to its end.
+func (h *harness) watchReclassification(name string) (last *ingestionv1.Reclassification) {
+	h.t.Helper()
+	stream, err := h.use.WatchReclassification(context.Background(), &ingestionv1.WatchReclassificationRequest{Name: name})
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for {
+		m, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return last
+		}
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		last = m.GetReclassification()
+	}
+}
+
 func TestAReclassificationAppliesTheRulesOfNowAndShowsProgress(t *testing.T) {
 	h := newHarness(t)
 	var list []props
@@ -172,28 +191,13 @@ func TestAReclassificationAppliesTheRulesOfNowAndShowsProgress(t *testing.T) {
 	changed := *h.reg.projects[1]
 	changed.MTU.Sources = map[string][]string{"clevertap": {"Our Tool"}}
 	h.reg.projects[1] = &changed
-	// Right after the change, though what the service knows of a project is believed for 10 s.
 	resp, err := h.use.CreateReclassification(context.Background(), &ingestionv1.CreateReclassificationRequest{Parent: "projects/1", FromDate: "2026-03-28"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	name := resp.GetReclassification().GetName()
 	h.restart() // it goes on by itself
-	stream, err := h.use.WatchReclassification(context.Background(), &ingestionv1.WatchReclassificationRequest{Name: name})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var last *ingestionv1.Reclassification
-	for {
-		m, err := stream.Recv()
-		if errors.Is(err, io.EOF) {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		last = m.GetReclassification()
-	}
+	last := h.watchReclassification(name)
 	if last.GetState() != ingestionv1.Reclassification_STATE_SUCCEEDED || last.GetTotalEvents() != 160 || last.GetDoneEvents() != 160 || last.GetChangedEvents() != 80 || last.GetFromDate() != "2026-03-28" || last.GetToDate() != "" || last.GetEndTime() == nil {
 		t.Errorf("job %v", last)
 	}
@@ -201,24 +205,27 @@ func TestAReclassificationAppliesTheRulesOfNowAndShowsProgress(t *testing.T) {
 	if u := h.month(1, ""); u.GetExemptByRule()["clevertap"] != 80 || u.GetMtu() != 20 || u.GetQualifyingEvents() != 120 {
 		t.Errorf("after: %v", u)
 	}
-	if _, err := h.use.CreateReclassification(context.Background(), &ingestionv1.CreateReclassificationRequest{Parent: "projects/1"}); err != nil {
+	if resp, err = h.use.CreateReclassification(context.Background(), &ingestionv1.CreateReclassificationRequest{Parent: "projects/1"}); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; {
-		l, err := h.use.ListReclassifications(context.Background(), &ingestionv1.ListReclassificationsRequest{Parent: "projects/1"})
-		if err != nil || len(l.GetReclassifications()) != 2 {
-			t.Fatalf("%v, %v", l, err)
-		}
-		if j := l.GetReclassifications()[0]; j.GetState() == ingestionv1.Reclassification_STATE_SUCCEEDED && j.GetChangedEvents() == 20 {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("not done: %v", l)
-		}
-		time.Sleep(10 * time.Millisecond)
+	if j := h.watchReclassification(resp.GetReclassification().GetName()); j.GetState() != ingestionv1.Reclassification_STATE_SUCCEEDED || j.GetChangedEvents() != 20 {
+		t.Errorf("second job %v", j)
+	}
+	if l, err := h.use.ListReclassifications(context.Background(), &ingestionv1.ListReclassificationsRequest{Parent: "projects/1"}); err != nil || len(l.GetReclassifications()) != 2 || l.GetReclassifications()[0].GetChangedEvents() != 20 {
+		t.Errorf("%v, %v", l, err)
 	}
 	if u := h.month(1, ""); u.GetMtu() != 1 || u.GetExemptOnlyUsers() != 19 {
 		t.Errorf("after the second: %v", u)
+	}
+	// Right after another change: the settings of now count, not those of ten seconds ago.
+	again := changed
+	again.MTU.Sources = map[string][]string{"clevertap": {"another tool"}}
+	h.reg.projects[1] = &again
+	if resp, err = h.use.CreateReclassification(context.Background(), &ingestionv1.CreateReclassificationRequest{Parent: "projects/1"}); err != nil {
+		t.Fatal(err)
+	}
+	if j := h.watchReclassification(resp.GetReclassification().GetName()); j.GetChangedEvents() != 100 {
+		t.Errorf("third job %v, want all 100 to count again", j)
 	}
 	if _, err := h.use.CreateReclassification(context.Background(), &ingestionv1.CreateReclassificationRequest{Parent: "projects/1", FromDate: "2026-03-28", ToDate: "2026-03-27"}); err == nil {
 		t.Error("an empty range was accepted")
