@@ -264,3 +264,21 @@ func TestSegmentsCredentialCheckAndGroupProfilesOverREST(t *testing.T) {
 	refusedREST(t, "an unknown group", c.MustDo(t, http.MethodGet, "/v1/"+c.Project+"/groupProfiles:lookup?group_key=company&group_id=x", nil, nil), 404, "no group")
 	refusedREST(t, "a group without a key", c.MustDo(t, http.MethodGet, "/v1/"+c.Project+"/groupProfiles:lookup?group_id=x", nil, nil), 400, "group_key")
 }
+
+func TestAPatchOfOneMtuSettingLeavesTheOthers(t *testing.T) {
+	p := harness.Standalone(t, t.TempDir())
+	c := p.Client(t)
+	path := "/v1/projects/" + p.Creds.ProjectID
+	patch := func(body string) *harness.Answer { return c.MustDo(t, "PATCH", path, []byte(body), harness.JSONHead) }
+	if a := patch(`{"mtu":{"by_event_time":true,"partner_markers":{"braze":{"values":["b"]}}}}`); a.Status != 200 {
+		t.Fatalf("HTTP %d %s", a.Status, a.Body)
+	}
+	a := patch(`{"mtu":{"clevertap_sources":["ct"]}}`)
+	for _, want := range []string{`"by_event_time":true`, `"braze"`, `"ct"`} {
+		if a.Status != 200 || !strings.Contains(strings.ReplaceAll(string(a.Body), " ", ""), want) {
+			t.Errorf("HTTP %d %s, want %s in it", a.Status, a.Body, want)
+		}
+	}
+	refusedREST(t, "a setting that does not exist", patch(`{"mtu":{"moon":true}}`), 400, "moon")
+	refusedREST(t, "another identity system", patch(`{"identity_system":"IDENTITY_SYSTEM_LEGACY"}`), 400, "identity_system")
+}

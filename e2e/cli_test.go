@@ -69,6 +69,7 @@ func TestTheCommandLineDoesTheMainJob(t *testing.T) {
 	if out := c.run("", "events", "export", "--from", "2026-11-01", "--to", "2026-11-01"); strings.Count(out, "\n") != 2 {
 		t.Fatalf("export:\n%s", out)
 	}
+	exportsAndImportsTheSame(t, c, dir)
 	cl := p.Client(t)
 	cl.People(t, "cli", 0, 3, "plan", "pro")
 
@@ -97,7 +98,7 @@ func TestTheCommandLineDoesTheMainJob(t *testing.T) {
 		t.Errorf("update: %s", out)
 	}
 	for _, args := range [][]string{
-		{"projects", "list"}, {"connectors", "list"}, {"connectors", "get", "1"}, {"connectors", "verify", "1"}, {"cohorts", "list"}, {"cohorts", "get", "1"}, {"cohorts", "members", "1"},
+		{"projects", "list"}, {"projects", "get"}, {"projects", "update", "--clevertap-sources", "clevertap,clevertap-eu"}, {"connectors", "list"}, {"connectors", "get", "1"}, {"connectors", "verify", "1"}, {"cohorts", "list"}, {"cohorts", "get", "1"}, {"cohorts", "members", "1"},
 		{"syncs", "list"}, {"syncs", "get", "1"}, {"syncs", "pause", "1", "--reason", "lunch"}, {"syncs", "resume", "1", "--watch"}, {"syncs", "run", "1", "--watch"}, {"runs", "list", "1"}, {"runs", "get", "1/1"},
 		{"runs", "users", "1/1", "--outcome", "SENT"}, {"usage", "get"}, {"usage", "rules"}, {"usage", "months"}, {"usage", "by", "event"}, {"usage", "explain", "ann"}, {"usage", "reclassify"}, {"profiles", "rebuild-projection"},
 		{"usage", "organization", "--operator-key-file", filepath.Join(dir, "operator.key")}, {"profiles", "get", "cli-1"}, {"profiles", "identity", "cli-1"}, {"profiles", "group", "company", "acme"},
@@ -105,6 +106,10 @@ func TestTheCommandLineDoesTheMainJob(t *testing.T) {
 		if out := c.run("", args...); strings.Count(out, "\n") < 3 {
 			t.Errorf("%v printed no table:\n%s", args, out)
 		}
+	}
+	c.run("", "projects", "update", "--markers", "braze=b1,b2", "--markers", "iterable=i1")
+	if out := c.run("", "projects", "update", "--markers", "iterable="); !strings.Contains(out, "b1, b2") || !strings.Contains(out, "clevertap-eu") || strings.Contains(out, "iterable") {
+		t.Errorf("settings after changing them one by one:\n%s", out)
 	}
 	if out := c.run("", "usage", "months", "--csv", "--months", "1"); !strings.HasPrefix(out, "month,mtu,users,") || strings.Count(out, "\n") != 2 {
 		t.Errorf("usage as CSV:\n%s", out)
@@ -114,6 +119,10 @@ func TestTheCommandLineDoesTheMainJob(t *testing.T) {
 		names string
 	}{
 		{[]string{"usage", "organization"}, "operator"},
+		{[]string{"projects", "update"}, "--help"},
+		{[]string{"projects", "update", "--markers", "braze"}, "RULE=VALUE"},
+		{[]string{"projects", "update", "--markers", "clevertap=x"}, "--clevertap-sources"},
+		{[]string{"projects", "update", "--markers", "nobody=x"}, "partner_markers"},
 		{[]string{"usage", "by", "moon"}, "SOURCE"},
 		{[]string{"syncs", "run", "99"}, "99"},
 		{[]string{"syncs", "create", "--cohort", "1", "--connector", "1", "--mode", "SOMETIMES"}, "ONE_TIME"},
@@ -125,6 +134,64 @@ func TestTheCommandLineDoesTheMainJob(t *testing.T) {
 		if _, errOut, err := c.try(def, tc.args...); err == nil || !strings.Contains(errOut, tc.names) || strings.Contains(errOut, "rpc error") {
 			t.Errorf("%v: %v, %q, want an error that names %s", tc.args, err, errOut, tc.names)
 		}
+	}
+}
+
+// exportsAndImportsTheSame sends an export to the project it is of and to another, and
+// lines that are no events, or break a rule, among others.
+func exportsAndImportsTheSame(t *testing.T, c *cli, dir string) {
+	t.Helper()
+	key := []string{"--operator-key-file", filepath.Join(dir, "operator.key")}
+	created := c.json("", append([]string{"projects", "create", "copy"}, key...)...)
+	other, _ := created["project"].(map[string]any)["name"].(string)
+	copyOf := append([]string{"--project", other}, key...)
+	day := []string{"events", "export", "--from", "2026-11-01", "--to", "2026-11-01"}
+	ours := c.run("", day...)
+	if got := c.json(ours, "events", "import"); got["imported"] != 2.0 || got["duplicates"] != 2.0 {
+		t.Errorf("an export imported again: %v, want 2 duplicates", got)
+	}
+	c.run(ours, append([]string{"events", "import"}, copyOf...)...)
+	names := func(export string) string {
+		var out []string
+		for line := range strings.Lines(export) {
+			var e map[string]any
+			if err := json.Unmarshal([]byte(line), &e); err != nil {
+				t.Fatalf("exported line: %v", err)
+			}
+			delete(e, "processing_time")
+			delete(e["properties"].(map[string]any), "$mp_event_size")
+			delete(e["properties"].(map[string]any), "$import")
+			b, err := json.Marshal(e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			out = append(out, string(b))
+		}
+		return strings.Join(out, "\n")
+	}
+	if theirs := c.run("", append(day, copyOf...)...); names(theirs) != names(ours) || !strings.Contains(ours, `"plan":"pro"`) {
+		t.Errorf("exported\n%s\nimported into another project and exported again\n%s", names(ours), names(theirs))
+	}
+
+	mixed := `{"event":"View","properties":{"time":1793527200,"distinct_id":"eve","$insert_id":"m1","$city":"Oslo"}}
+not JSON
+
+{"event":"View","time":"2026-11-01T10:00:00Z","distinct_id":"null"}
+{"event":"View","time":"2026-11-01T10:00:00Z","distinct_id":"eve","colour":"red"}
+` + strings.Repeat("x", 3<<20) + `
+{"event":"View","time":"2026-11-01T10:00:00Z","distinct_id":"eve","properties":[]}
+{"event":"View","time":"2026-11-01T10:00:00Z","distinct_id":"eve","insert_id":"m2","properties":{"n":9007199254740993}}`
+	out, errOut, err := c.try(mixed, append([]string{"events", "import"}, copyOf...)...)
+	if err == nil || !strings.Contains(out, "5") {
+		t.Errorf("import of mixed lines: %v\n%s", err, out)
+	}
+	for _, want := range []string{"line 2: ", "line 4: 'properties.distinct_id' is invalid", "line 5: ", "line 6: longer", "line 7: ", "5 of the lines"} {
+		if !strings.Contains(errOut, want) {
+			t.Errorf("import of mixed lines says\n%s\nwant %q", errOut, want)
+		}
+	}
+	if theirs := c.run("", append(day, copyOf...)...); strings.Count(theirs, `"View"`) != 2 || !strings.Contains(theirs, "9007199254740993") {
+		t.Errorf("stored of mixed lines:\n%s", theirs)
 	}
 }
 

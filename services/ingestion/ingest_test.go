@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/structpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 	typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
 )
@@ -332,6 +335,54 @@ func TestDedupeStaysExactWhenDaysDoNotFitInMemory(t *testing.T) {
 	}
 }
 
+func TestATypedEventThatBreaksARuleFailsAlone(t *testing.T) {
+	h := newHarness(t)
+	typedJSON := func(insertID, text string) *ingestionv1.Event {
+		return &ingestionv1.Event{Event: "Pay", Time: timestamppb.New(start), DistinctId: "u", InsertId: insertID, PropertiesJson: text}
+	}
+	both := typedJSON("b6", `{}`)
+	both.Properties = &structpb.Struct{}
+	bad := []struct {
+		e     *ingestionv1.Event
+		field string
+	}{
+		{typed("", start, "u", "b1"), "event"},
+		{&ingestionv1.Event{Event: "Pay", DistinctId: "u", InsertId: "b2"}, "time"},
+		{typed("Pay", start.AddDate(1, 0, 0), "u", "b3"), "time"},
+		{typed("Pay", start, "u", "no spaces"), "insert_id"},
+		{typed("Pay", start, strings.Repeat("x", 256), "b5"), "distinct_id"},
+		{both, "properties_json"},
+		{typedJSON("b7", `[1]`), "properties_json"},
+		{typedJSON("b8", `{"a":1,"a":2}`), "properties_json"},
+		{typedJSON("b9", `{"a":`), "properties_json"},
+		{typedJSON("b10", `null`), "properties_json"},
+	}
+	req := &ingestionv1.ImportEventsRequest{Parent: "projects/1"}
+	for _, b := range bad {
+		req.Events = append(req.Events, b.e)
+	}
+	req.Events = append(req.Events, typedJSON("g1", `{"big":9007199254740993,"time":1}`), &ingestionv1.Event{Event: "Pay", PropertiesJson: fmt.Sprintf(`{"time":%d,"distinct_id":"w","$insert_id":"g2"}`, start.Unix()-60)})
+	r, err := h.in.ImportEvents(context.Background(), req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.GetImported() != 2 || len(r.GetFailedRecords()) != len(bad) {
+		t.Fatalf("answered %v, want the last two stored and the others refused", r)
+	}
+	for i, f := range r.GetFailedRecords() {
+		if int(f.GetIndex()) != i || f.GetField() != bad[i].field || f.GetMessage() == "" {
+			t.Errorf("event %d: %v, want one that names %s", i, f, bad[i].field)
+		}
+	}
+	stored := h.export(1)
+	if len(stored) != 2 || stored[1].GetDistinctId() != "w" || !stored[0].GetTime().AsTime().Equal(start) || !strings.Contains(stored[0].GetPropertiesJson(), `"big":9007199254740993`) {
+		t.Errorf("stored %v", stored)
+	}
+	if r, err := h.in.ImportEvents(context.Background(), &ingestionv1.ImportEventsRequest{Parent: "projects/1", Events: []*ingestionv1.Event{both}}); err != nil || len(r.GetFailedRecords()) != 1 {
+		t.Errorf("a request of one that is refused: %v, %v", r, err)
+	}
+}
+
 func TestTypedImportReportsDuplicatesAndFailures(t *testing.T) {
 	h := newHarness(t)
 	req := &ingestionv1.ImportEventsRequest{Parent: "projects/1", Events: []*ingestionv1.Event{
@@ -341,7 +392,7 @@ func TestTypedImportReportsDuplicatesAndFailures(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.GetImported() != 3 || r.GetDuplicates() != 1 || len(r.GetFailedRecords()) != 1 || r.GetFailedRecords()[0].GetIndex() != 2 || r.GetFailedRecords()[0].GetField() != "properties.distinct_id" {
+	if r.GetImported() != 3 || r.GetDuplicates() != 1 || len(r.GetFailedRecords()) != 1 || r.GetFailedRecords()[0].GetIndex() != 2 || r.GetFailedRecords()[0].GetField() != "distinct_id" {
 		t.Errorf("answered %v", r)
 	}
 	if _, err := h.in.ImportEvents(context.Background(), &ingestionv1.ImportEventsRequest{Parent: "projects/99", Events: req.GetEvents()}); err == nil {

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -181,6 +182,44 @@ func TestAListShowsOnlyTheCallersProjects(t *testing.T) {
 	all, err := api.ListProjects(operator(t.Context()), &registryv1.ListProjectsRequest{PageSize: 1})
 	if err != nil || len(all.GetProjects()) != 1 || all.GetNextPageToken() == "" {
 		t.Fatalf("operator's first page = %v, %v", all, err)
+	}
+}
+
+func TestAnUpdateChangesTheMtuSettingsItNamesAndNoOthers(t *testing.T) {
+	w := newWorld(t)
+	name := w.project(t).GetProject().GetName()
+	api := registryv1.NewProjectServiceClient(w.public)
+	update := func(p *registryv1.Project, paths ...string) (*registryv1.Project, error) {
+		p.Name = name
+		resp, err := api.UpdateProject(operator(t.Context()), &registryv1.UpdateProjectRequest{Project: p, UpdateMask: &fieldmaskpb.FieldMask{Paths: paths}})
+		return resp.GetProject(), err
+	}
+	all := &registryv1.MtuSettings{MatchByNameOnly: true, ByEventTime: true, ClevertapSources: []string{"ct"}, PartnerMarkers: map[string]*registryv1.MarkerValues{"braze": {Values: []string{"b"}}}}
+	if p, err := update(&registryv1.Project{Mtu: all}); err != nil || !proto.Equal(p.GetMtu(), all) {
+		t.Fatalf("without a mask: %v, %v", p.GetMtu(), err)
+	}
+	for _, path := range []string{"match_by_name_only", "by_event_time", "clevertap_sources", "partner_markers"} {
+		p, err := update(&registryv1.Project{Mtu: &registryv1.MtuSettings{}}, "mtu."+path)
+		want := proto.CloneOf(all)
+		want.ProtoReflect().Clear(want.ProtoReflect().Descriptor().Fields().ByName(protoreflect.Name(path)))
+		if path == "clevertap_sources" {
+			want.ClevertapSources = []string{"clevertap"} // the default
+		}
+		if err != nil || !proto.Equal(p.GetMtu(), want) {
+			t.Errorf("%s: %v, %v; want %v", path, p.GetMtu(), err, want)
+		}
+		if _, err := update(&registryv1.Project{Mtu: all}, "mtu"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if p, err := update(&registryv1.Project{DisplayName: "other", IdentitySystem: typev1.IdentitySystem_IDENTITY_SYSTEM_SIMPLIFIED}, "display_name", "identity_system"); err != nil || p.GetDisplayName() != "other" || !proto.Equal(p.GetMtu(), all) {
+		t.Errorf("sent back with its own identity system: %v, %v", p, err)
+	}
+	if _, err := update(&registryv1.Project{IdentitySystem: typev1.IdentitySystem_IDENTITY_SYSTEM_LEGACY}, "identity_system"); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "project.identity_system") {
+		t.Errorf("another identity system: %v", err)
+	}
+	if _, err := update(&registryv1.Project{Mtu: all}, "mtu.moon"); status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "mtu.partner_markers") || strings.Contains(err.Error(), "identity_system") {
+		t.Errorf("a path that does not exist: %v, want an error that names those that can be changed", err)
 	}
 }
 

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -59,8 +61,109 @@ func projectsCommand() *cobra.Command {
 		return c.print(resp, table.Row{"ID", "Username", "Role", "Secret (shown once)"}, []table.Row{{id(a.GetName()), a.GetUsername(), role, resp.GetSecret()}})
 	})}
 	account.Flags().StringVar(&role, "role", "CONSUMER", "OWNER, ADMIN, ANALYST or CONSUMER")
-	root.AddCommand(list, create, account)
+	root.AddCommand(list, create, projectsGetCommand(), projectsUpdateCommand(), account)
 	return root
+}
+
+// printProject shows a project's settings one below the other.
+func (c *client) printProject(p *registryv1.Project) error {
+	mtu := p.GetMtu()
+	rows := []table.Row{
+		{"ID", id(p.GetName())}, {"Name", p.GetDisplayName()}, {"Token", p.GetToken()}, {"Identity", short(p.GetIdentitySystem().String(), "IDENTITY_SYSTEM_")},
+		{"MTU: month of", map[bool]string{false: "processing time", true: "event time"}[mtu.GetByEventTime()]},
+		{"MTU: partner events are exempt by", map[bool]string{false: "name and marker", true: "name alone"}[mtu.GetMatchByNameOnly()]},
+		{"MTU: markers of clevertap", strings.Join(mtu.GetClevertapSources(), ", ")},
+	}
+	for _, rule := range slices.Sorted(maps.Keys(mtu.GetPartnerMarkers())) {
+		rows = append(rows, table.Row{"MTU: markers of " + rule, strings.Join(mtu.GetPartnerMarkers()[rule].GetValues(), ", ")})
+	}
+	return c.print(p, table.Row{"Setting", "Value"}, rows)
+}
+
+func projectsGetCommand() *cobra.Command {
+	return &cobra.Command{Use: "get", Short: "Show the project's settings", Args: cobra.NoArgs, RunE: run(func(ctx context.Context, c *client, _ *cobra.Command, _ []string) error {
+		resp, err := registryv1.NewProjectServiceClient(c.conn).GetProject(ctx, &registryv1.GetProjectRequest{Name: c.project})
+		if err != nil {
+			return err
+		}
+		return c.printProject(resp.GetProject())
+	})}
+}
+
+func projectsUpdateCommand() *cobra.Command {
+	var name string
+	var sources, markers []string
+	var byEventTime, byNameOnly bool
+	update := &cobra.Command{
+		Use: "update", Short: "Change the project's settings; what no flag names stays", Args: cobra.NoArgs,
+		Example: "  cohortbridge projects update --clevertap-sources clevertap,clevertap-eu\n  cohortbridge projects update --markers braze=braze,braze-eu --markers iterable=",
+	}
+	f := update.Flags()
+	f.StringVar(&name, "name", "", "what people call it")
+	f.BoolVar(&byEventTime, "mtu-by-event-time", false, "a month of MTU is one of event time, not of processing time")
+	f.BoolVar(&byNameOnly, "mtu-match-by-name-only", false, "partner events are exempt from MTU by name alone, without a marker")
+	f.StringSliceVar(&sources, "clevertap-sources", nil, "values of $source that mark CleverTap's events; empty for the default")
+	f.StringArrayVar(&markers, "markers", nil, "RULE=VALUE,VALUE: the marker's values of another partner (see usage rules); RULE= for its default; repeat for more rules")
+	update.RunE = run(func(ctx context.Context, c *client, cmd *cobra.Command, _ []string) error {
+		api := registryv1.NewProjectServiceClient(c.conn)
+		got, err := api.GetProject(ctx, &registryv1.GetProjectRequest{Name: c.project})
+		if err != nil {
+			return err
+		}
+		p := got.GetProject() // its etag keeps others' changes from being overwritten
+		if p.Mtu == nil {
+			p.Mtu = &registryv1.MtuSettings{}
+		}
+		mask := &fieldmaskpb.FieldMask{}
+		for _, set := range []struct {
+			flag, path string
+			do         func() error
+		}{
+			{"name", "display_name", func() error { p.DisplayName = name; return nil }},
+			{"mtu-by-event-time", "mtu.by_event_time", func() error { p.Mtu.ByEventTime = byEventTime; return nil }},
+			{"mtu-match-by-name-only", "mtu.match_by_name_only", func() error { p.Mtu.MatchByNameOnly = byNameOnly; return nil }},
+			{"clevertap-sources", "mtu.clevertap_sources", func() error { p.Mtu.ClevertapSources = sources; return nil }},
+			{"markers", "mtu.partner_markers", func() error { return setMarkers(p.GetMtu(), markers) }},
+		} {
+			if !cmd.Flags().Changed(set.flag) {
+				continue
+			}
+			if err := set.do(); err != nil {
+				return err
+			}
+			mask.Paths = append(mask.Paths, set.path)
+		}
+		if len(mask.GetPaths()) == 0 {
+			return errors.New("nothing to change: give at least one flag, see --help")
+		}
+		resp, err := api.UpdateProject(ctx, &registryv1.UpdateProjectRequest{Project: p, UpdateMask: mask})
+		if err != nil {
+			return err
+		}
+		return c.printProject(resp.GetProject())
+	})
+	return update
+}
+
+// setMarkers changes the markers of the rules that are named, each as RULE=VALUE,VALUE.
+func setMarkers(m *registryv1.MtuSettings, list []string) error {
+	for _, s := range list {
+		rule, values, ok := strings.Cut(s, "=")
+		switch {
+		case !ok || rule == "":
+			return fmt.Errorf("--markers: want RULE=VALUE,VALUE, got %q", s)
+		case rule == "clevertap":
+			return errors.New("--markers: CleverTap's are set with --clevertap-sources")
+		case values == "":
+			delete(m.GetPartnerMarkers(), rule)
+		default:
+			if m.PartnerMarkers == nil {
+				m.PartnerMarkers = map[string]*registryv1.MarkerValues{}
+			}
+			m.PartnerMarkers[rule] = &registryv1.MarkerValues{Values: strings.Split(values, ",")}
+		}
+	}
+	return nil
 }
 
 // short takes the prefix off an enum's name.

@@ -16,6 +16,8 @@ type Rules struct {
 	Endpoint Endpoint
 	// Strict is `strict=1` of /import: every rule is enforced.
 	Strict bool
+	// OptionalInsertID lets a strict import leave the insert id out, as typed events may.
+	OptionalInsertID bool
 	// NowMS is the server's time, Unix milliseconds.
 	NowMS int64
 	// System is the project's identity system.
@@ -100,7 +102,7 @@ func (ev *Event) finishInsertID(r *Rules) *Failure {
 	if why == "" {
 		return nil
 	}
-	if r.Strict {
+	if r.Strict && (ev.hasInsert || !r.OptionalInsertID) {
 		return ev.Invalid("properties.$insert_id", why)
 	}
 	if why == "only letters, digits and '-'" {

@@ -275,7 +275,7 @@ func (in *Ingester) finish(ctx context.Context, sc *scratch, rules *event.Rules,
 }
 
 // Import takes typed events: the same JSON and rules as a strict /import, but
-// `$insert_id` may be missing. isJSON is an array of event objects.
+// `$insert_id` may be missing. json is an array of event objects.
 func (in *Ingester) Import(ctx context.Context, proj *project.Project, json []byte) (Result, []*event.Failure, error) {
 	room, ok := in.Gate.Enter(int64(len(json)))
 	if !ok {
@@ -290,7 +290,7 @@ func (in *Ingester) Import(ctx context.Context, proj *project.Project, json []by
 	if err := in.within(ctx, sc, proj, len(json)); err != nil {
 		return Result{}, nil, err
 	}
-	rules := event.Rules{Endpoint: event.Import, NowMS: in.Now().UnixMilli()}
+	rules := event.Rules{Endpoint: event.Import, Strict: true, OptionalInsertID: true, NowMS: in.Now().UnixMilli()}
 	failures, _, err := in.finish(ctx, sc, &rules, proj, sc.failures)
 	if err != nil {
 		return Result{}, nil, err

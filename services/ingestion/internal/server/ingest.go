@@ -2,10 +2,14 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"slices"
 	"strconv"
 
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
@@ -76,23 +80,20 @@ func (s *Ingestion) ImportEvents(ctx context.Context, req *ingestionv1.ImportEve
 	if err != nil {
 		return nil, err
 	}
-	list := make([]any, len(req.GetEvents()))
+	var list []any
+	var at []int32 // where each of list stands in the request
+	var refused []*ingestionv1.FailedRecord
 	for i, e := range req.GetEvents() {
-		props := e.GetProperties().AsMap()
-		if props == nil {
-			props = map[string]any{}
+		props, f := wireProperties(e)
+		if f != nil {
+			f.Index = int32(i) //nolint:gosec // at most 2000
+			refused = append(refused, f)
+			continue
 		}
-		props["time"] = e.GetTime().AsTime().UnixMilli()
-		if e.GetTime().AsTime().Unix() < 31_536_000 { // small numbers mean seconds
-			props["time"] = e.GetTime().AsTime().Unix()
-		}
-		if e.GetDistinctId() != "" {
-			props["distinct_id"] = e.GetDistinctId()
-		}
-		if e.GetInsertId() != "" {
-			props["$insert_id"] = e.GetInsertId()
-		}
-		list[i] = map[string]any{"event": e.GetEvent(), "properties": props}
+		list, at = append(list, map[string]any{"event": e.GetEvent(), "properties": props}), append(at, int32(i)) //nolint:gosec // at most 2000
+	}
+	if len(list) == 0 {
+		return &ingestionv1.ImportEventsResponse{FailedRecords: refused}, nil
 	}
 	b, err := json.Marshal(list)
 	if err != nil {
@@ -102,7 +103,51 @@ func (s *Ingestion) ImportEvents(ctx context.Context, req *ingestionv1.ImportEve
 	if err != nil {
 		return nil, err
 	}
-	return &ingestionv1.ImportEventsResponse{Imported: int32(res.Stored + res.Duplicates), Duplicates: int32(res.Duplicates), FailedRecords: failed(failures)}, nil //nolint:gosec // at most 2000
+	for _, f := range failures {
+		field := f.Field
+		if own, ok := typedFields[field]; ok {
+			field = own
+		}
+		refused = append(refused, &ingestionv1.FailedRecord{Index: at[f.Index], Field: field, Message: f.Message})
+	}
+	slices.SortFunc(refused, func(a, b *ingestionv1.FailedRecord) int { return cmp.Compare(a.GetIndex(), b.GetIndex()) })
+	return &ingestionv1.ImportEventsResponse{Imported: int32(res.Stored + res.Duplicates), Duplicates: int32(res.Duplicates), FailedRecords: refused}, nil //nolint:gosec // at most 2000
+}
+
+// typedFields are the fields of Event for the properties they are stored as.
+var typedFields = map[string]string{"properties.time": "time", "properties.distinct_id": "distinct_id", "properties.$insert_id": "insert_id"}
+
+// wireProperties makes the properties of an event as Mixpanel's wire has them.
+func wireProperties(e *ingestionv1.Event) (map[string]any, *ingestionv1.FailedRecord) {
+	props := e.GetProperties().AsMap()
+	if props == nil {
+		props = map[string]any{}
+	}
+	if text := e.GetPropertiesJson(); text != "" {
+		if e.GetProperties() != nil {
+			return nil, &ingestionv1.FailedRecord{Field: "properties_json", Message: "'properties_json' is invalid: give either properties or properties_json"}
+		}
+		raw := map[string]jsontext.Value{} // keeps the digits of numbers, refuses names that are repeated
+		if err := jsonv2.Unmarshal([]byte(text), &raw); err != nil || raw == nil {
+			return nil, &ingestionv1.FailedRecord{Field: "properties_json", Message: "'properties_json' is invalid: must be one JSON object that names each property once"}
+		}
+		for k, v := range raw {
+			props[k] = json.RawMessage(v)
+		}
+	}
+	if e.GetTime() != nil {
+		props["time"] = e.GetTime().AsTime().UnixMilli()
+		if e.GetTime().AsTime().Unix() < 31_536_000 { // small numbers mean seconds
+			props["time"] = e.GetTime().AsTime().Unix()
+		}
+	}
+	if e.GetDistinctId() != "" {
+		props["distinct_id"] = e.GetDistinctId()
+	}
+	if e.GetInsertId() != "" {
+		props["$insert_id"] = e.GetInsertId()
+	}
+	return props, nil
 }
 
 func failed(list []*event.Failure) []*ingestionv1.FailedRecord {

@@ -37,15 +37,30 @@ func projectProto(p project.Project) *registryv1.Project {
 	}
 }
 
-func setMtu(p *project.Project, m *registryv1.MtuSettings) {
-	p.MatchByNameOnly, p.CleverTapSources, p.ByEventTime, p.PartnerMarkers = m.GetMatchByNameOnly(), m.GetClevertapSources(), m.GetByEventTime(), nil
-	for rule, v := range m.GetPartnerMarkers() {
-		if p.PartnerMarkers == nil {
-			p.PartnerMarkers = map[string][]string{}
+// setMtu copies the settings the paths name from m to p.
+func setMtu(p *project.Project, m *registryv1.MtuSettings, paths []string) {
+	for _, path := range paths {
+		switch path {
+		case "mtu.match_by_name_only":
+			p.MatchByNameOnly = m.GetMatchByNameOnly()
+		case "mtu.clevertap_sources":
+			p.CleverTapSources = m.GetClevertapSources()
+		case "mtu.by_event_time":
+			p.ByEventTime = m.GetByEventTime()
+		case "mtu.partner_markers":
+			p.PartnerMarkers = nil
+			for rule, v := range m.GetPartnerMarkers() {
+				if p.PartnerMarkers == nil {
+					p.PartnerMarkers = map[string][]string{}
+				}
+				p.PartnerMarkers[rule] = v.GetValues()
+			}
 		}
-		p.PartnerMarkers[rule] = v.GetValues()
 	}
 }
+
+// mtuPaths are the settings of MTU, which updates change one by one.
+var mtuPaths = []string{"mtu.match_by_name_only", "mtu.clevertap_sources", "mtu.by_event_time", "mtu.partner_markers"}
 
 func mtuProto(p project.Project) *registryv1.MtuSettings {
 	m := &registryv1.MtuSettings{MatchByNameOnly: p.MatchByNameOnly, ClevertapSources: p.CleverTapSources, ByEventTime: p.ByEventTime}

@@ -3,6 +3,7 @@ package server
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/emptypb"
@@ -34,7 +35,7 @@ func (s *Projects) CreateProject(ctx context.Context, req *registryv1.CreateProj
 		return nil, fault.Field("project.display_name", "is required")
 	}
 	p := project.Project{DisplayName: in.GetDisplayName(), Identity: project.Identity(in.GetIdentitySystem())}
-	setMtu(&p, in.GetMtu())
+	setMtu(&p, in.GetMtu(), mtuPaths)
 	p, secret := project.New(p, s.Now())
 	stored, created, err := s.Store.CreateProject(ctx, p, project.Hash(secret), req.GetRequestId())
 	if err != nil {
@@ -103,24 +104,19 @@ func (s *Projects) UpdateProject(ctx context.Context, req *registryv1.UpdateProj
 	if err := checkEtag(in.GetEtag(), p.Version); err != nil {
 		return nil, err
 	}
-	paths, err := maskPaths(req.GetUpdateMask(), in, []string{"display_name", "identity_system", "mtu"}, []string{"name", "token", "create_time", "etag"})
+	paths, err := maskPaths(req.GetUpdateMask(), in, append([]string{"display_name"}, mtuPaths...), []string{"name", "token", "identity_system", "create_time", "etag"})
 	if err != nil {
 		return nil, err
 	}
-	for _, path := range paths {
-		switch path {
-		case "display_name":
-			if p.DisplayName = in.GetDisplayName(); p.DisplayName == "" {
-				return nil, fault.Field("project.display_name", "can't be empty")
-			}
-		case "mtu":
-			setMtu(&p, in.GetMtu())
-		case "identity_system":
-			if got := project.Identity(in.GetIdentitySystem()); got != 0 && got != p.Identity {
-				return nil, fault.Field("project.identity_system", "is fixed when the project is created")
-			}
+	if got := project.Identity(in.GetIdentitySystem()); got != 0 && got != p.Identity {
+		return nil, fault.Field("project.identity_system", "is fixed when the project is created; leave it out, or make a new project")
+	}
+	if slices.Contains(paths, "display_name") {
+		if p.DisplayName = in.GetDisplayName(); p.DisplayName == "" {
+			return nil, fault.Field("project.display_name", "can't be empty")
 		}
 	}
+	setMtu(&p, in.GetMtu(), paths)
 	p.Defaults()
 	p, err = s.Store.UpdateProject(ctx, p)
 	if err != nil {

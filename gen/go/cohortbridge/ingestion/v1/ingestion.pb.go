@@ -372,25 +372,33 @@ func (*ValidateProjectCredentialsResponse) Descriptor() ([]byte, []int) {
 	return file_cohortbridge_ingestion_v1_ingestion_proto_rawDescGZIP(), []int{3}
 }
 
-// Event is something a user did.
+// Event is something a user did. The limits are checked for each event, so that an
+// invalid one is reported among failed_records and the others are stored.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name, 1 to 255 characters.
 	Event string `protobuf:"bytes,1,opt,name=event,proto3" json:"event,omitempty"`
 	// When it happened: after 1971-01-01, at most one hour ahead of the server.
+	// Required, here or as property `time`.
 	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
-	// The user's id. In an export: the canonical one.
+	// The user's id, up to 255 bytes. Required, here or as property `distinct_id`,
+	// `$user_id` or `$device_id`.
 	DistinctId string `protobuf:"bytes,3,opt,name=distinct_id,json=distinctId,proto3" json:"distinct_id,omitempty"`
-	// Id that makes a repeated event count once: up to 36 of [A-Za-z0-9-].
+	// Id that makes a repeated event count once: up to 36 of [A-Za-z0-9-]; or property
+	// `$insert_id`. Without one each event counts.
 	InsertId string `protobuf:"bytes,4,opt,name=insert_id,json=insertId,proto3" json:"insert_id,omitempty"`
-	// Other properties, up to 255.
+	// Other properties, up to 255. Fields 1 to 4 take precedence over properties of
+	// the same meaning.
 	Properties *structpb.Struct `protobuf:"bytes,5,opt,name=properties,proto3" json:"properties,omitempty"`
 	// When it was processed; in exports only.
 	ProcessingTime *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=processing_time,json=processingTime,proto3" json:"processing_time,omitempty"`
 	// MTU verdict, `qualifying` or `exempt:<rule>`; in exports only.
-	MtuVerdict    string `protobuf:"bytes,7,opt,name=mtu_verdict,json=mtuVerdict,proto3" json:"mtu_verdict,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MtuVerdict string `protobuf:"bytes,7,opt,name=mtu_verdict,json=mtuVerdict,proto3" json:"mtu_verdict,omitempty"`
+	// The other properties as one JSON object, in place of properties: whole numbers
+	// beyond 2^53 keep their digits.
+	PropertiesJson string `protobuf:"bytes,8,opt,name=properties_json,json=propertiesJson,proto3" json:"properties_json,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Event) Reset() {
@@ -468,6 +476,13 @@ func (x *Event) GetProcessingTime() *timestamppb.Timestamp {
 func (x *Event) GetMtuVerdict() string {
 	if x != nil {
 		return x.MtuVerdict
+	}
+	return ""
+}
+
+func (x *Event) GetPropertiesJson() string {
+	if x != nil {
+		return x.PropertiesJson
 	}
 	return ""
 }
@@ -927,20 +942,20 @@ const file_cohortbridge_ingestion_v1_ingestion_proto_rawDesc = "" +
 	"\rproject_token\x18\x01 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x01\x18\xc8\x01R\fprojectToken\x12*\n" +
 	"\n" +
 	"api_secret\x18\x02 \x01(\tB\v\xbaH\x05r\x03\x18\xc8\x01\x80\x01\x01R\tapiSecret\"$\n" +
-	"\"ValidateProjectCredentialsResponse\"\xef\x02\n" +
-	"\x05Event\x12 \n" +
-	"\x05event\x18\x01 \x01(\tB\n" +
-	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\x05event\x129\n" +
-	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampB\t\xe0A\x02\xbaH\x03\xc8\x01\x01R\x04time\x12)\n" +
-	"\vdistinct_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\n" +
-	"distinctId\x125\n" +
-	"\tinsert_id\x18\x04 \x01(\tB\x18\xbaH\x15r\x13\x18$2\x0f^[A-Za-z0-9-]*$R\binsertId\x127\n" +
+	"\"ValidateProjectCredentialsResponse\"\xdd\x02\n" +
+	"\x05Event\x12\x14\n" +
+	"\x05event\x18\x01 \x01(\tR\x05event\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1f\n" +
+	"\vdistinct_id\x18\x03 \x01(\tR\n" +
+	"distinctId\x12\x1b\n" +
+	"\tinsert_id\x18\x04 \x01(\tR\binsertId\x127\n" +
 	"\n" +
 	"properties\x18\x05 \x01(\v2\x17.google.protobuf.StructR\n" +
 	"properties\x12H\n" +
 	"\x0fprocessing_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\x0eprocessingTime\x12$\n" +
 	"\vmtu_verdict\x18\a \x01(\tB\x03\xe0A\x03R\n" +
-	"mtuVerdict\"\x96\x01\n" +
+	"mtuVerdict\x12'\n" +
+	"\x0fproperties_json\x18\b \x01(\tR\x0epropertiesJson\"\x96\x01\n" +
 	"\x13ImportEventsRequest\x128\n" +
 	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12E\n" +
 	"\x06events\x18\x02 \x03(\v2 .cohortbridge.ingestion.v1.EventB\v\xbaH\b\x92\x01\x05\b\x01\x10\xd0\x0fR\x06events\"\xa2\x01\n" +

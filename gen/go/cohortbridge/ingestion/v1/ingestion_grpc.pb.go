@@ -43,8 +43,9 @@ type IngestionServiceClient interface {
 	// the project secret if it has one, are good. The gateway calls it for
 	// /api/app/validate-project-credentials. A wrong one is UNAUTHENTICATED.
 	ValidateProjectCredentials(ctx context.Context, in *ValidateProjectCredentialsRequest, opts ...grpc.CallOption) (*ValidateProjectCredentialsResponse, error)
-	// ImportEvents takes typed events from internal services. Invalid events are
-	// reported per index; the valid ones are stored.
+	// ImportEvents takes typed events from internal services, by the rules of a strict
+	// /import, but for insert_id, which may be missing. Invalid events are reported
+	// per index; the valid ones are stored.
 	ImportEvents(ctx context.Context, in *ImportEventsRequest, opts ...grpc.CallOption) (*ImportEventsResponse, error)
 	// UpdateProfiles applies typed profile operations.
 	UpdateProfiles(ctx context.Context, in *UpdateProfilesRequest, opts ...grpc.CallOption) (*UpdateProfilesResponse, error)
@@ -113,8 +114,9 @@ type IngestionServiceServer interface {
 	// the project secret if it has one, are good. The gateway calls it for
 	// /api/app/validate-project-credentials. A wrong one is UNAUTHENTICATED.
 	ValidateProjectCredentials(context.Context, *ValidateProjectCredentialsRequest) (*ValidateProjectCredentialsResponse, error)
-	// ImportEvents takes typed events from internal services. Invalid events are
-	// reported per index; the valid ones are stored.
+	// ImportEvents takes typed events from internal services, by the rules of a strict
+	// /import, but for insert_id, which may be missing. Invalid events are reported
+	// per index; the valid ones are stored.
 	ImportEvents(context.Context, *ImportEventsRequest) (*ImportEventsResponse, error)
 	// UpdateProfiles applies typed profile operations.
 	UpdateProfiles(context.Context, *UpdateProfilesRequest) (*UpdateProfilesResponse, error)

@@ -571,7 +571,10 @@ type UpdateProjectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The project with its name and the new values.
 	Project *Project `protobuf:"bytes,1,opt,name=project,proto3" json:"project,omitempty"`
-	// Which of display_name, mtu to change; empty means those that are set.
+	// Which of display_name, mtu.match_by_name_only, mtu.clevertap_sources,
+	// mtu.by_event_time and mtu.partner_markers to change; mtu means all four of it.
+	// Empty: over REST those that are in the body, over gRPC those that are not at
+	// their zero value. partner_markers is replaced as a whole.
 	UpdateMask    *fieldmaskpb.FieldMask `protobuf:"bytes,2,opt,name=update_mask,json=updateMask,proto3" json:"update_mask,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
