@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
+
 	"github.com/cohortbridge/cohortbridge/platform/fault"
 )
 
@@ -116,6 +118,31 @@ type Behavior struct {
 	Threshold, High float64
 	// Span is when the events happened.
 	Span Span
+	// FirstTime looks at the earliest of all events with one of the names only: it
+	// must be in Span and the filters must hold of it.
+	FirstTime bool
+}
+
+// Step is one step of a sequence.
+type Step struct {
+	// Events are exact names, any of which counts.
+	Events []string
+	// Filters are conditions on the event's properties, all of which must hold.
+	Filters []Filter
+	// DidNot is of the last step only: nothing of it happened.
+	DidNot bool
+}
+
+// Sequence selects users by steps one after the other.
+type Sequence struct {
+	// Steps are 2 to 5, each later than the one before.
+	Steps []Step
+	// Within is how long after the first step the last may be; 0 is no limit.
+	Within time.Duration
+	// Span is when the first step happened.
+	Span Span
+	// AsOfMS is the last instant of later steps, Unix milliseconds.
+	AsOfMS int64
 }
 
 // Leaf is one condition: exactly one of the fields is set.
@@ -123,6 +150,10 @@ type Leaf struct {
 	// Behavior selects by events, Property by a profile property.
 	Behavior *Behavior
 	Property *Filter
+	// Sequence selects by the order of events.
+	Sequence *Sequence
+	// Users selects users that are known, and those they were merged into.
+	Users *roaring64.Bitmap
 }
 
 // Validate checks a leaf; path is where it stands, for the error, which is an
@@ -133,13 +164,54 @@ func (l *Leaf) Validate(path string) error {
 		return l.Behavior.validate(path + ".behavior")
 	case l.Property != nil:
 		return l.Property.validate(path + ".property.filter")
+	case l.Sequence != nil:
+		return l.Sequence.validate(path + ".sequence")
+	case l.Users != nil:
+		return nil
 	}
-	return fault.Field(path, "must be a behavior or a property")
+	return fault.Field(path, "must be a behavior, a property, a sequence, ids or users")
+}
+
+func (s *Sequence) validate(path string) error {
+	if len(s.Steps) < 2 || len(s.Steps) > 5 {
+		return fault.Field(path+".steps", "needs 2 to 5 steps")
+	}
+	if s.Within < 0 || s.Within > 0 && s.Within < time.Millisecond {
+		return fault.Field(path+".within", "must be at least a millisecond")
+	}
+	if s.Span.From > s.Span.To {
+		return fault.Field(path+".window", "the start must be before the end, and not after as_of")
+	}
+	for i := range s.Steps {
+		at := path + ".steps[" + strconv.Itoa(i) + "]"
+		if err := validEvents(at, s.Steps[i].Events, s.Steps[i].Filters); err != nil {
+			return err
+		}
+		if s.Steps[i].DidNot && i < len(s.Steps)-1 {
+			return fault.Field(at+".did_not", "is for the last step only")
+		}
+	}
+	return nil
+}
+
+func validEvents(path string, events []string, filters []Filter) error {
+	if len(events) == 0 || slices.Contains(events, "") {
+		return fault.Field(path+".events", "must name 1 to 25 events")
+	}
+	for i := range filters {
+		if err := filters[i].validate(path + ".filters[" + strconv.Itoa(i) + "]"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (b *Behavior) validate(path string) error {
-	if len(b.Events) == 0 || slices.Contains(b.Events, "") {
-		return fault.Field(path+".events", "must name 1 to 25 events")
+	if err := validEvents(path, b.Events, b.Filters); err != nil {
+		return err
+	}
+	if b.FirstTime && (b.Measure != Count || b.Comparator != GreaterOrEqual || b.Threshold != 1) {
+		return fault.Field(path+".first_time", "goes with no measure, comparator or threshold")
 	}
 	if b.Measure < Count || b.Measure > DistinctDays {
 		return fault.Field(path+".measure", "unknown measure")
@@ -158,11 +230,6 @@ func (b *Behavior) validate(path string) error {
 	}
 	if b.Span.From > b.Span.To {
 		return fault.Field(path+".window", "the start must be before the end, and not after as_of")
-	}
-	for i := range b.Filters {
-		if err := b.Filters[i].validate(path + ".filters[" + strconv.Itoa(i) + "]"); err != nil {
-			return err
-		}
 	}
 	return nil
 }

@@ -41,12 +41,18 @@ func (s *Evaluation) EvaluateLeaves(req *ingestionv1.EvaluateLeavesRequest, stre
 	}
 	asOf := req.GetAsOf().AsTime()
 	leaves := make([]leaf.Leaf, len(req.GetLeaves()))
+	ctx := stream.Context()
 	for i, l := range req.GetLeaves() {
-		if leaves[i], err = leafOf(l, asOf, "leaves["+strconv.Itoa(i)+"]"); err != nil {
+		path := "leaves[" + strconv.Itoa(i) + "]"
+		if ids := l.GetIds(); ids != nil {
+			leaves[i].Users, err = s.owners(ctx, id, ids.GetDistinctIds())
+		} else {
+			leaves[i], err = leafOf(l, asOf, path)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	ctx := stream.Context()
 	var ev *warehouse.Evaluation
 	if err := s.Feeder.Read(ctx, id, func() error {
 		ev, err = s.Warehouse.Evaluate(ctx, id, leaves, asOf)
@@ -76,6 +82,19 @@ func (s *Evaluation) EvaluateLeaves(req *ingestionv1.EvaluateLeavesRequest, stre
 		w.EventTime = timestamppb.New(time.UnixMilli(ev.NewestMS))
 	}
 	return stream.Send(&ingestionv1.EvaluateLeavesResponse{Answer: &ingestionv1.EvaluateLeavesResponse_Watermark{Watermark: w}})
+}
+
+// owners are the users to whom ids belong.
+func (s *Evaluation) owners(ctx context.Context, project int64, ids []string) (*roaring64.Bitmap, error) {
+	found, err := s.Ledger.IDs(ctx, project, ids)
+	if err != nil {
+		return nil, err
+	}
+	out := roaring64.New()
+	for _, o := range found {
+		out.Add(o.Canonical)
+	}
+	return out, nil
 }
 
 func userSet(bm *roaring64.Bitmap) (*ingestionv1.UserSet, error) {

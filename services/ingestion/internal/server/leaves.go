@@ -17,6 +17,10 @@ func leafOf(l *ingestionv1.Leaf, asOf time.Time, path string) (out leaf.Leaf, er
 		out.Behavior, err = behaviorOf(l.GetBehavior(), asOf, path+".behavior")
 	case l.GetProperty() != nil:
 		out.Property, err = filterOf(l.GetProperty().GetFilter(), path+".property.filter")
+	case l.GetSequence() != nil:
+		out.Sequence, err = sequenceOf(l.GetSequence(), asOf, path+".sequence")
+	case l.GetUsers() != nil:
+		out.Users, err = readUsers(path+".users.roaring", l.GetUsers().GetRoaring())
 	}
 	if err != nil {
 		return out, err
@@ -27,7 +31,7 @@ func leafOf(l *ingestionv1.Leaf, asOf time.Time, path string) (out leaf.Leaf, er
 func behaviorOf(b *typev1.BehaviorLeaf, asOf time.Time, path string) (*leaf.Behavior, error) {
 	out := &leaf.Behavior{
 		Events: b.GetEvents(), Measure: leaf.Measure(b.GetMeasure()), Property: b.GetMeasureProperty(), //nolint:gosec // enums with the same numbers
-		Comparator: leaf.Comparator(b.GetComparator()), Threshold: 1, High: b.GetThresholdHigh(), //nolint:gosec // enums with the same numbers
+		Comparator: leaf.Comparator(b.GetComparator()), Threshold: 1, High: b.GetThresholdHigh(), FirstTime: b.GetFirstTime(), //nolint:gosec // enums with the same numbers
 	}
 	if b.Threshold != nil {
 		out.Threshold = b.GetThreshold()
@@ -38,16 +42,39 @@ func behaviorOf(b *typev1.BehaviorLeaf, asOf time.Time, path string) (*leaf.Beha
 	if out.Comparator == 0 {
 		out.Comparator = leaf.GreaterOrEqual
 	}
-	for i, f := range b.GetFilters() {
+	var err error
+	if out.Filters, err = filtersOf(b.GetFilters(), path); err != nil {
+		return nil, err
+	}
+	out.Span, err = spanOf(b.GetWindow(), asOf, path+".window")
+	return out, err
+}
+
+func filtersOf(list []*typev1.PropertyFilter, path string) ([]leaf.Filter, error) {
+	var out []leaf.Filter
+	for i, f := range list {
 		x, err := filterOf(f, path+".filters["+strconv.Itoa(i)+"]")
 		if err != nil {
 			return nil, err
 		}
-		out.Filters = append(out.Filters, *x)
+		out = append(out, *x)
 	}
-	var err error
-	out.Span, err = spanOf(b.GetWindow(), asOf, path+".window")
-	return out, err
+	return out, nil
+}
+
+func sequenceOf(s *typev1.SequenceLeaf, asOf time.Time, path string) (_ *leaf.Sequence, err error) {
+	out := &leaf.Sequence{Within: s.GetWithin().AsDuration(), AsOfMS: asOf.UnixMilli()}
+	if out.Span, err = spanOf(s.GetWindow(), asOf, path+".window"); err != nil {
+		return nil, err
+	}
+	for i, step := range s.GetSteps() {
+		x := leaf.Step{Events: step.GetEvents(), DidNot: step.GetDidNot()}
+		if x.Filters, err = filtersOf(step.GetFilters(), path+".steps["+strconv.Itoa(i)+"]"); err != nil {
+			return nil, err
+		}
+		out.Steps = append(out.Steps, x)
+	}
+	return out, nil
 }
 
 func spanOf(w *typev1.Window, asOf time.Time, path string) (leaf.Span, error) {

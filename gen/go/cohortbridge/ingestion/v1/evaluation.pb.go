@@ -34,6 +34,9 @@ type Leaf struct {
 	//
 	//	*Leaf_Behavior
 	//	*Leaf_Property
+	//	*Leaf_Sequence
+	//	*Leaf_Ids
+	//	*Leaf_Users
 	Leaf          isLeaf_Leaf `protobuf_oneof:"leaf"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -94,6 +97,33 @@ func (x *Leaf) GetProperty() *v1.PropertyLeaf {
 	return nil
 }
 
+func (x *Leaf) GetSequence() *v1.SequenceLeaf {
+	if x != nil {
+		if x, ok := x.Leaf.(*Leaf_Sequence); ok {
+			return x.Sequence
+		}
+	}
+	return nil
+}
+
+func (x *Leaf) GetIds() *v1.IdsLeaf {
+	if x != nil {
+		if x, ok := x.Leaf.(*Leaf_Ids); ok {
+			return x.Ids
+		}
+	}
+	return nil
+}
+
+func (x *Leaf) GetUsers() *UserSet {
+	if x != nil {
+		if x, ok := x.Leaf.(*Leaf_Users); ok {
+			return x.Users
+		}
+	}
+	return nil
+}
+
 type isLeaf_Leaf interface {
 	isLeaf_Leaf()
 }
@@ -108,9 +138,30 @@ type Leaf_Property struct {
 	Property *v1.PropertyLeaf `protobuf:"bytes,2,opt,name=property,proto3,oneof"`
 }
 
+type Leaf_Sequence struct {
+	// By what they did one after the other.
+	Sequence *v1.SequenceLeaf `protobuf:"bytes,3,opt,name=sequence,proto3,oneof"`
+}
+
+type Leaf_Ids struct {
+	// By distinct ids; at least one.
+	Ids *v1.IdsLeaf `protobuf:"bytes,4,opt,name=ids,proto3,oneof"`
+}
+
+type Leaf_Users struct {
+	// Users that the caller keeps; the answer has who they are now, after merges.
+	Users *UserSet `protobuf:"bytes,5,opt,name=users,proto3,oneof"`
+}
+
 func (*Leaf_Behavior) isLeaf_Leaf() {}
 
 func (*Leaf_Property) isLeaf_Leaf() {}
+
+func (*Leaf_Sequence) isLeaf_Leaf() {}
+
+func (*Leaf_Ids) isLeaf_Leaf() {}
+
+func (*Leaf_Users) isLeaf_Leaf() {}
 
 // EvaluateLeavesRequest asks for leaves of one project.
 type EvaluateLeavesRequest struct {
@@ -789,10 +840,13 @@ var File_cohortbridge_ingestion_v1_evaluation_proto protoreflect.FileDescriptor
 
 const file_cohortbridge_ingestion_v1_evaluation_proto_rawDesc = "" +
 	"\n" +
-	"*cohortbridge/ingestion/v1/evaluation.proto\x12\x19cohortbridge.ingestion.v1\x1a\x1bbuf/validate/validate.proto\x1a%cohortbridge/type/v1/expression.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x99\x01\n" +
+	"*cohortbridge/ingestion/v1/evaluation.proto\x12\x19cohortbridge.ingestion.v1\x1a\x1bbuf/validate/validate.proto\x1a%cohortbridge/type/v1/expression.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xca\x02\n" +
 	"\x04Leaf\x12@\n" +
 	"\bbehavior\x18\x01 \x01(\v2\".cohortbridge.type.v1.BehaviorLeafH\x00R\bbehavior\x12@\n" +
-	"\bproperty\x18\x02 \x01(\v2\".cohortbridge.type.v1.PropertyLeafH\x00R\bpropertyB\r\n" +
+	"\bproperty\x18\x02 \x01(\v2\".cohortbridge.type.v1.PropertyLeafH\x00R\bproperty\x12@\n" +
+	"\bsequence\x18\x03 \x01(\v2\".cohortbridge.type.v1.SequenceLeafH\x00R\bsequence\x121\n" +
+	"\x03ids\x18\x04 \x01(\v2\x1d.cohortbridge.type.v1.IdsLeafH\x00R\x03ids\x12:\n" +
+	"\x05users\x18\x05 \x01(\v2\".cohortbridge.ingestion.v1.UserSetH\x00R\x05usersB\r\n" +
 	"\x04leaf\x12\x05\xbaH\x02\b\x01\"\xcb\x01\n" +
 	"\x15EvaluateLeavesRequest\x125\n" +
 	"\x06parent\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12B\n" +
@@ -875,33 +929,38 @@ var file_cohortbridge_ingestion_v1_evaluation_proto_goTypes = []any{
 	(*Member)(nil),                   // 10: cohortbridge.ingestion.v1.Member
 	(*v1.BehaviorLeaf)(nil),          // 11: cohortbridge.type.v1.BehaviorLeaf
 	(*v1.PropertyLeaf)(nil),          // 12: cohortbridge.type.v1.PropertyLeaf
-	(*timestamppb.Timestamp)(nil),    // 13: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 14: google.protobuf.Duration
+	(*v1.SequenceLeaf)(nil),          // 13: cohortbridge.type.v1.SequenceLeaf
+	(*v1.IdsLeaf)(nil),               // 14: cohortbridge.type.v1.IdsLeaf
+	(*timestamppb.Timestamp)(nil),    // 15: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 16: google.protobuf.Duration
 }
 var file_cohortbridge_ingestion_v1_evaluation_proto_depIdxs = []int32{
 	11, // 0: cohortbridge.ingestion.v1.Leaf.behavior:type_name -> cohortbridge.type.v1.BehaviorLeaf
 	12, // 1: cohortbridge.ingestion.v1.Leaf.property:type_name -> cohortbridge.type.v1.PropertyLeaf
-	0,  // 2: cohortbridge.ingestion.v1.EvaluateLeavesRequest.leaves:type_name -> cohortbridge.ingestion.v1.Leaf
-	13, // 3: cohortbridge.ingestion.v1.EvaluateLeavesRequest.as_of:type_name -> google.protobuf.Timestamp
-	3,  // 4: cohortbridge.ingestion.v1.EvaluateLeavesResponse.leaf:type_name -> cohortbridge.ingestion.v1.LeafResult
-	4,  // 5: cohortbridge.ingestion.v1.EvaluateLeavesResponse.identified:type_name -> cohortbridge.ingestion.v1.UserSet
-	5,  // 6: cohortbridge.ingestion.v1.EvaluateLeavesResponse.watermark:type_name -> cohortbridge.ingestion.v1.Watermark
-	4,  // 7: cohortbridge.ingestion.v1.LeafResult.users:type_name -> cohortbridge.ingestion.v1.UserSet
-	14, // 8: cohortbridge.ingestion.v1.LeafResult.duration:type_name -> google.protobuf.Duration
-	13, // 9: cohortbridge.ingestion.v1.Watermark.event_time:type_name -> google.protobuf.Timestamp
-	4,  // 10: cohortbridge.ingestion.v1.ListChangedUsersResponse.users:type_name -> cohortbridge.ingestion.v1.UserSet
-	10, // 11: cohortbridge.ingestion.v1.ResolveMembersResponse.members:type_name -> cohortbridge.ingestion.v1.Member
-	1,  // 12: cohortbridge.ingestion.v1.EvaluationService.EvaluateLeaves:input_type -> cohortbridge.ingestion.v1.EvaluateLeavesRequest
-	6,  // 13: cohortbridge.ingestion.v1.EvaluationService.ListChangedUsers:input_type -> cohortbridge.ingestion.v1.ListChangedUsersRequest
-	8,  // 14: cohortbridge.ingestion.v1.EvaluationService.ResolveMembers:input_type -> cohortbridge.ingestion.v1.ResolveMembersRequest
-	2,  // 15: cohortbridge.ingestion.v1.EvaluationService.EvaluateLeaves:output_type -> cohortbridge.ingestion.v1.EvaluateLeavesResponse
-	7,  // 16: cohortbridge.ingestion.v1.EvaluationService.ListChangedUsers:output_type -> cohortbridge.ingestion.v1.ListChangedUsersResponse
-	9,  // 17: cohortbridge.ingestion.v1.EvaluationService.ResolveMembers:output_type -> cohortbridge.ingestion.v1.ResolveMembersResponse
-	15, // [15:18] is the sub-list for method output_type
-	12, // [12:15] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	13, // 2: cohortbridge.ingestion.v1.Leaf.sequence:type_name -> cohortbridge.type.v1.SequenceLeaf
+	14, // 3: cohortbridge.ingestion.v1.Leaf.ids:type_name -> cohortbridge.type.v1.IdsLeaf
+	4,  // 4: cohortbridge.ingestion.v1.Leaf.users:type_name -> cohortbridge.ingestion.v1.UserSet
+	0,  // 5: cohortbridge.ingestion.v1.EvaluateLeavesRequest.leaves:type_name -> cohortbridge.ingestion.v1.Leaf
+	15, // 6: cohortbridge.ingestion.v1.EvaluateLeavesRequest.as_of:type_name -> google.protobuf.Timestamp
+	3,  // 7: cohortbridge.ingestion.v1.EvaluateLeavesResponse.leaf:type_name -> cohortbridge.ingestion.v1.LeafResult
+	4,  // 8: cohortbridge.ingestion.v1.EvaluateLeavesResponse.identified:type_name -> cohortbridge.ingestion.v1.UserSet
+	5,  // 9: cohortbridge.ingestion.v1.EvaluateLeavesResponse.watermark:type_name -> cohortbridge.ingestion.v1.Watermark
+	4,  // 10: cohortbridge.ingestion.v1.LeafResult.users:type_name -> cohortbridge.ingestion.v1.UserSet
+	16, // 11: cohortbridge.ingestion.v1.LeafResult.duration:type_name -> google.protobuf.Duration
+	15, // 12: cohortbridge.ingestion.v1.Watermark.event_time:type_name -> google.protobuf.Timestamp
+	4,  // 13: cohortbridge.ingestion.v1.ListChangedUsersResponse.users:type_name -> cohortbridge.ingestion.v1.UserSet
+	10, // 14: cohortbridge.ingestion.v1.ResolveMembersResponse.members:type_name -> cohortbridge.ingestion.v1.Member
+	1,  // 15: cohortbridge.ingestion.v1.EvaluationService.EvaluateLeaves:input_type -> cohortbridge.ingestion.v1.EvaluateLeavesRequest
+	6,  // 16: cohortbridge.ingestion.v1.EvaluationService.ListChangedUsers:input_type -> cohortbridge.ingestion.v1.ListChangedUsersRequest
+	8,  // 17: cohortbridge.ingestion.v1.EvaluationService.ResolveMembers:input_type -> cohortbridge.ingestion.v1.ResolveMembersRequest
+	2,  // 18: cohortbridge.ingestion.v1.EvaluationService.EvaluateLeaves:output_type -> cohortbridge.ingestion.v1.EvaluateLeavesResponse
+	7,  // 19: cohortbridge.ingestion.v1.EvaluationService.ListChangedUsers:output_type -> cohortbridge.ingestion.v1.ListChangedUsersResponse
+	9,  // 20: cohortbridge.ingestion.v1.EvaluationService.ResolveMembers:output_type -> cohortbridge.ingestion.v1.ResolveMembersResponse
+	18, // [18:21] is the sub-list for method output_type
+	15, // [15:18] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_cohortbridge_ingestion_v1_evaluation_proto_init() }
@@ -912,6 +971,9 @@ func file_cohortbridge_ingestion_v1_evaluation_proto_init() {
 	file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[0].OneofWrappers = []any{
 		(*Leaf_Behavior)(nil),
 		(*Leaf_Property)(nil),
+		(*Leaf_Sequence)(nil),
+		(*Leaf_Ids)(nil),
+		(*Leaf_Users)(nil),
 	}
 	file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[2].OneofWrappers = []any{
 		(*EvaluateLeavesResponse_Leaf)(nil),

@@ -408,11 +408,12 @@ func (x RelativeWindow_Unit) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RelativeWindow_Unit.Descriptor instead.
 func (RelativeWindow_Unit) EnumDescriptor() ([]byte, []int) {
-	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{4, 0}
+	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{9, 0}
 }
 
 // Expression is a cohort definition: a tree of conditions. At most 10 levels
-// deep and 100 leaves.
+// deep and 100 leaves. Types are explicit: a value of another type than a leaf
+// asks for never matches, and is no error.
 type Expression struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What this node says.
@@ -424,6 +425,10 @@ type Expression struct {
 	//	*Expression_Not
 	//	*Expression_Behavior
 	//	*Expression_Property
+	//	*Expression_Sequence
+	//	*Expression_InCohort
+	//	*Expression_Ids
+	//	*Expression_External
 	Node          isExpression_Node `protobuf_oneof:"node"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -511,6 +516,42 @@ func (x *Expression) GetProperty() *PropertyLeaf {
 	return nil
 }
 
+func (x *Expression) GetSequence() *SequenceLeaf {
+	if x != nil {
+		if x, ok := x.Node.(*Expression_Sequence); ok {
+			return x.Sequence
+		}
+	}
+	return nil
+}
+
+func (x *Expression) GetInCohort() *CohortLeaf {
+	if x != nil {
+		if x, ok := x.Node.(*Expression_InCohort); ok {
+			return x.InCohort
+		}
+	}
+	return nil
+}
+
+func (x *Expression) GetIds() *IdsLeaf {
+	if x != nil {
+		if x, ok := x.Node.(*Expression_Ids); ok {
+			return x.Ids
+		}
+	}
+	return nil
+}
+
+func (x *Expression) GetExternal() *ExternalLeaf {
+	if x != nil {
+		if x, ok := x.Node.(*Expression_External); ok {
+			return x.External
+		}
+	}
+	return nil
+}
+
 type isExpression_Node interface {
 	isExpression_Node()
 }
@@ -540,6 +581,27 @@ type Expression_Property struct {
 	Property *PropertyLeaf `protobuf:"bytes,5,opt,name=property,proto3,oneof"`
 }
 
+type Expression_Sequence struct {
+	// Users who did one thing, then another.
+	Sequence *SequenceLeaf `protobuf:"bytes,6,opt,name=sequence,proto3,oneof"`
+}
+
+type Expression_InCohort struct {
+	// Users who are in other cohorts.
+	InCohort *CohortLeaf `protobuf:"bytes,7,opt,name=in_cohort,json=inCohort,proto3,oneof"`
+}
+
+type Expression_Ids struct {
+	// Users of a list of ids.
+	Ids *IdsLeaf `protobuf:"bytes,8,opt,name=ids,proto3,oneof"`
+}
+
+type Expression_External struct {
+	// Users that another system's webhook keeps: see ReceiverService. It is the
+	// whole definition; other cohorts refer to it by in_cohort.
+	External *ExternalLeaf `protobuf:"bytes,9,opt,name=external,proto3,oneof"`
+}
+
 func (*Expression_AllOf) isExpression_Node() {}
 
 func (*Expression_AnyOf) isExpression_Node() {}
@@ -549,6 +611,14 @@ func (*Expression_Not) isExpression_Node() {}
 func (*Expression_Behavior) isExpression_Node() {}
 
 func (*Expression_Property) isExpression_Node() {}
+
+func (*Expression_Sequence) isExpression_Node() {}
+
+func (*Expression_InCohort) isExpression_Node() {}
+
+func (*Expression_Ids) isExpression_Node() {}
+
+func (*Expression_External) isExpression_Node() {}
 
 // ExpressionList is the operands of all_of and any_of.
 type ExpressionList struct {
@@ -615,7 +685,12 @@ type BehaviorLeaf struct {
 	// The upper end for BETWEEN.
 	ThresholdHigh *float64 `protobuf:"fixed64,7,opt,name=threshold_high,json=thresholdHigh,proto3,oneof" json:"threshold_high,omitempty"`
 	// When the events happened; default all time.
-	Window        *Window `protobuf:"bytes,8,opt,name=window,proto3" json:"window,omitempty"`
+	Window *Window `protobuf:"bytes,8,opt,name=window,proto3" json:"window,omitempty"`
+	// Looks at the user's first such event only: the earliest of all time that has
+	// one of the names, whatever its properties, with all that share its millisecond.
+	// It must then be in the window, and the filters must hold of it. It goes with no
+	// measure, comparator or threshold.
+	FirstTime     bool `protobuf:"varint,9,opt,name=first_time,json=firstTime,proto3" json:"first_time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -706,6 +781,283 @@ func (x *BehaviorLeaf) GetWindow() *Window {
 	return nil
 }
 
+func (x *BehaviorLeaf) GetFirstTime() bool {
+	if x != nil {
+		return x.FirstTime
+	}
+	return false
+}
+
+// SequenceLeaf selects users who did the steps one after the other, each later than
+// the one before by at least a millisecond; other events may lie between. A user is
+// selected when any of their events can be the first step.
+type SequenceLeaf struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 2 to 5 steps. The last one may be a did_not.
+	Steps []*SequenceStep `protobuf:"bytes,1,rep,name=steps,proto3" json:"steps,omitempty"`
+	// How long after the first step the last one may be, inclusive; at least a
+	// millisecond; default: without limit. For a last step that is a did_not it is how
+	// long nothing of the kind may have happened: users for whom that time has not
+	// passed at as_of are not selected yet.
+	Within *durationpb.Duration `protobuf:"bytes,2,opt,name=within,proto3" json:"within,omitempty"`
+	// When the first step happened; default all time. Later steps may be later than
+	// the window, and not later than as_of.
+	Window        *Window `protobuf:"bytes,3,opt,name=window,proto3" json:"window,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SequenceLeaf) Reset() {
+	*x = SequenceLeaf{}
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SequenceLeaf) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SequenceLeaf) ProtoMessage() {}
+
+func (x *SequenceLeaf) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SequenceLeaf.ProtoReflect.Descriptor instead.
+func (*SequenceLeaf) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SequenceLeaf) GetSteps() []*SequenceStep {
+	if x != nil {
+		return x.Steps
+	}
+	return nil
+}
+
+func (x *SequenceLeaf) GetWithin() *durationpb.Duration {
+	if x != nil {
+		return x.Within
+	}
+	return nil
+}
+
+func (x *SequenceLeaf) GetWindow() *Window {
+	if x != nil {
+		return x.Window
+	}
+	return nil
+}
+
+// SequenceStep is one step of a sequence.
+type SequenceStep struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of events, any of which counts. 1 to 25, exact and case-sensitive.
+	Events []string `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	// Conditions on the event's own properties, all of which must hold.
+	Filters []*PropertyFilter `protobuf:"bytes,2,rep,name=filters,proto3" json:"filters,omitempty"`
+	// The user did none of these after the step before. Of the last step only.
+	DidNot        bool `protobuf:"varint,3,opt,name=did_not,json=didNot,proto3" json:"did_not,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SequenceStep) Reset() {
+	*x = SequenceStep{}
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SequenceStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SequenceStep) ProtoMessage() {}
+
+func (x *SequenceStep) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SequenceStep.ProtoReflect.Descriptor instead.
+func (*SequenceStep) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *SequenceStep) GetEvents() []string {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *SequenceStep) GetFilters() []*PropertyFilter {
+	if x != nil {
+		return x.Filters
+	}
+	return nil
+}
+
+func (x *SequenceStep) GetDidNot() bool {
+	if x != nil {
+		return x.DidNot
+	}
+	return false
+}
+
+// CohortLeaf selects users who are in at least one of other cohorts of the same
+// project, as of the same instant; "in neither" is `not` around it. Mixpanel
+// combines several cohorts of one condition by "or" as well
+// (https://docs.mixpanel.com/docs/users/cohorts). Cycles are refused. Cohorts may
+// refer to cohorts 10 levels deep; with theirs, a definition has at most 1,000
+// leaves that differ.
+type CohortLeaf struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 20 names `projects/{project}/cohorts/{cohort}`.
+	Cohorts       []string `protobuf:"bytes,1,rep,name=cohorts,proto3" json:"cohorts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CohortLeaf) Reset() {
+	*x = CohortLeaf{}
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CohortLeaf) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CohortLeaf) ProtoMessage() {}
+
+func (x *CohortLeaf) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CohortLeaf.ProtoReflect.Descriptor instead.
+func (*CohortLeaf) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CohortLeaf) GetCohorts() []string {
+	if x != nil {
+		return x.Cohorts
+	}
+	return nil
+}
+
+// IdsLeaf selects the users to whom distinct ids belong. An id that nobody has yet
+// selects nobody until somebody has it.
+type IdsLeaf struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1,000 ids of 1 to 255 bytes. Empty: those that were uploaded to this cohort
+	// (CohortService.UploadIds); then it is the whole definition.
+	DistinctIds   []string `protobuf:"bytes,1,rep,name=distinct_ids,json=distinctIds,proto3" json:"distinct_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdsLeaf) Reset() {
+	*x = IdsLeaf{}
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdsLeaf) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdsLeaf) ProtoMessage() {}
+
+func (x *IdsLeaf) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdsLeaf.ProtoReflect.Descriptor instead.
+func (*IdsLeaf) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *IdsLeaf) GetDistinctIds() []string {
+	if x != nil {
+		return x.DistinctIds
+	}
+	return nil
+}
+
+// ExternalLeaf has no settings.
+type ExternalLeaf struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExternalLeaf) Reset() {
+	*x = ExternalLeaf{}
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExternalLeaf) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExternalLeaf) ProtoMessage() {}
+
+func (x *ExternalLeaf) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExternalLeaf.ProtoReflect.Descriptor instead.
+func (*ExternalLeaf) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{7}
+}
+
 // Window is a span of event time. Its ends are computed from the evaluation's as_of.
 type Window struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -724,7 +1076,7 @@ type Window struct {
 
 func (x *Window) Reset() {
 	*x = Window{}
-	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[3]
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -736,7 +1088,7 @@ func (x *Window) String() string {
 func (*Window) ProtoMessage() {}
 
 func (x *Window) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[3]
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -749,7 +1101,7 @@ func (x *Window) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Window.ProtoReflect.Descriptor instead.
 func (*Window) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{3}
+	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Window) GetSpan() isWindow_Span {
@@ -840,7 +1192,7 @@ type RelativeWindow struct {
 
 func (x *RelativeWindow) Reset() {
 	*x = RelativeWindow{}
-	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[4]
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -852,7 +1204,7 @@ func (x *RelativeWindow) String() string {
 func (*RelativeWindow) ProtoMessage() {}
 
 func (x *RelativeWindow) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[4]
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -865,7 +1217,7 @@ func (x *RelativeWindow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RelativeWindow.ProtoReflect.Descriptor instead.
 func (*RelativeWindow) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{4}
+	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *RelativeWindow) GetAmount() int32 {
@@ -895,7 +1247,7 @@ type BetweenWindow struct {
 
 func (x *BetweenWindow) Reset() {
 	*x = BetweenWindow{}
-	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[5]
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -907,7 +1259,7 @@ func (x *BetweenWindow) String() string {
 func (*BetweenWindow) ProtoMessage() {}
 
 func (x *BetweenWindow) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[5]
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -920,7 +1272,7 @@ func (x *BetweenWindow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BetweenWindow.ProtoReflect.Descriptor instead.
 func (*BetweenWindow) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{5}
+	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BetweenWindow) GetStart() *timestamppb.Timestamp {
@@ -948,7 +1300,7 @@ type PropertyLeaf struct {
 
 func (x *PropertyLeaf) Reset() {
 	*x = PropertyLeaf{}
-	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[6]
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1312,7 @@ func (x *PropertyLeaf) String() string {
 func (*PropertyLeaf) ProtoMessage() {}
 
 func (x *PropertyLeaf) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[6]
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1325,7 @@ func (x *PropertyLeaf) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PropertyLeaf.ProtoReflect.Descriptor instead.
 func (*PropertyLeaf) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{6}
+	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PropertyLeaf) GetFilter() *PropertyFilter {
@@ -1002,7 +1354,7 @@ type PropertyFilter struct {
 
 func (x *PropertyFilter) Reset() {
 	*x = PropertyFilter{}
-	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[7]
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1014,7 +1366,7 @@ func (x *PropertyFilter) String() string {
 func (*PropertyFilter) ProtoMessage() {}
 
 func (x *PropertyFilter) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[7]
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1027,7 +1379,7 @@ func (x *PropertyFilter) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PropertyFilter.ProtoReflect.Descriptor instead.
 func (*PropertyFilter) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{7}
+	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *PropertyFilter) GetProperty() string {
@@ -1083,7 +1435,7 @@ type PropertyValue struct {
 
 func (x *PropertyValue) Reset() {
 	*x = PropertyValue{}
-	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[8]
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1095,7 +1447,7 @@ func (x *PropertyValue) String() string {
 func (*PropertyValue) ProtoMessage() {}
 
 func (x *PropertyValue) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[8]
+	mi := &file_cohortbridge_type_v1_expression_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1108,7 +1460,7 @@ func (x *PropertyValue) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PropertyValue.ProtoReflect.Descriptor instead.
 func (*PropertyValue) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{8}
+	return file_cohortbridge_type_v1_expression_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PropertyValue) GetValue() isPropertyValue_Value {
@@ -1190,18 +1542,22 @@ var File_cohortbridge_type_v1_expression_proto protoreflect.FileDescriptor
 
 const file_cohortbridge_type_v1_expression_proto_rawDesc = "" +
 	"\n" +
-	"%cohortbridge/type/v1/expression.proto\x12\x14cohortbridge.type.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd3\x02\n" +
+	"%cohortbridge/type/v1/expression.proto\x12\x14cohortbridge.type.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xcb\x04\n" +
 	"\n" +
 	"Expression\x12=\n" +
 	"\x06all_of\x18\x01 \x01(\v2$.cohortbridge.type.v1.ExpressionListH\x00R\x05allOf\x12=\n" +
 	"\x06any_of\x18\x02 \x01(\v2$.cohortbridge.type.v1.ExpressionListH\x00R\x05anyOf\x124\n" +
 	"\x03not\x18\x03 \x01(\v2 .cohortbridge.type.v1.ExpressionH\x00R\x03not\x12@\n" +
 	"\bbehavior\x18\x04 \x01(\v2\".cohortbridge.type.v1.BehaviorLeafH\x00R\bbehavior\x12@\n" +
-	"\bproperty\x18\x05 \x01(\v2\".cohortbridge.type.v1.PropertyLeafH\x00R\bpropertyB\r\n" +
+	"\bproperty\x18\x05 \x01(\v2\".cohortbridge.type.v1.PropertyLeafH\x00R\bproperty\x12@\n" +
+	"\bsequence\x18\x06 \x01(\v2\".cohortbridge.type.v1.SequenceLeafH\x00R\bsequence\x12?\n" +
+	"\tin_cohort\x18\a \x01(\v2 .cohortbridge.type.v1.CohortLeafH\x00R\binCohort\x121\n" +
+	"\x03ids\x18\b \x01(\v2\x1d.cohortbridge.type.v1.IdsLeafH\x00R\x03ids\x12@\n" +
+	"\bexternal\x18\t \x01(\v2\".cohortbridge.type.v1.ExternalLeafH\x00R\bexternalB\r\n" +
 	"\x04node\x12\x05\xbaH\x02\b\x01\"Z\n" +
 	"\x0eExpressionList\x12H\n" +
 	"\boperands\x18\x01 \x03(\v2 .cohortbridge.type.v1.ExpressionB\n" +
-	"\xbaH\a\x92\x01\x04\b\x01\x102R\boperands\"\x81\x04\n" +
+	"\xbaH\a\x92\x01\x04\b\x01\x102R\boperands\"\xa0\x04\n" +
 	"\fBehaviorLeaf\x12+\n" +
 	"\x06events\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\b\x01\x10\x19\"\ar\x05\x10\x01\x18\xff\x01R\x06events\x12H\n" +
 	"\afilters\x18\x02 \x03(\v2$.cohortbridge.type.v1.PropertyFilterB\b\xbaH\x05\x92\x01\x02\x10\x14R\afilters\x12A\n" +
@@ -1212,10 +1568,27 @@ const file_cohortbridge_type_v1_expression_proto_rawDesc = "" +
 	"comparator\x12*\n" +
 	"\tthreshold\x18\x06 \x01(\x01B\a\xbaH\x04\x12\x02@\x01H\x00R\tthreshold\x88\x01\x01\x123\n" +
 	"\x0ethreshold_high\x18\a \x01(\x01B\a\xbaH\x04\x12\x02@\x01H\x01R\rthresholdHigh\x88\x01\x01\x124\n" +
-	"\x06window\x18\b \x01(\v2\x1c.cohortbridge.type.v1.WindowR\x06windowB\f\n" +
+	"\x06window\x18\b \x01(\v2\x1c.cohortbridge.type.v1.WindowR\x06window\x12\x1d\n" +
+	"\n" +
+	"first_time\x18\t \x01(\bR\tfirstTimeB\f\n" +
 	"\n" +
 	"_thresholdB\x11\n" +
-	"\x0f_threshold_high\"\xde\x01\n" +
+	"\x0f_threshold_high\"\xbd\x01\n" +
+	"\fSequenceLeaf\x12D\n" +
+	"\x05steps\x18\x01 \x03(\v2\".cohortbridge.type.v1.SequenceStepB\n" +
+	"\xbaH\a\x92\x01\x04\b\x02\x10\x05R\x05steps\x121\n" +
+	"\x06within\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06within\x124\n" +
+	"\x06window\x18\x03 \x01(\v2\x1c.cohortbridge.type.v1.WindowR\x06window\"\x9e\x01\n" +
+	"\fSequenceStep\x12+\n" +
+	"\x06events\x18\x01 \x03(\tB\x13\xbaH\x10\x92\x01\r\b\x01\x10\x19\"\ar\x05\x10\x01\x18\xff\x01R\x06events\x12H\n" +
+	"\afilters\x18\x02 \x03(\v2$.cohortbridge.type.v1.PropertyFilterB\b\xbaH\x05\x92\x01\x02\x10\x14R\afilters\x12\x17\n" +
+	"\adid_not\x18\x03 \x01(\bR\x06didNot\"b\n" +
+	"\n" +
+	"CohortLeaf\x12T\n" +
+	"\acohorts\x18\x01 \x03(\tB:\xbaH7\x92\x014\b\x01\x10\x14\".r,2*^projects/[0-9]{1,18}/cohorts/[0-9]{1,18}$R\acohorts\"C\n" +
+	"\aIdsLeaf\x128\n" +
+	"\fdistinct_ids\x18\x01 \x03(\tB\x15\xbaH\x0f\x92\x01\f\x10\xe8\a\"\ar\x05\x10\x01(\xff\x01\x80\x01\x01R\vdistinctIds\"\x0e\n" +
+	"\fExternalLeaf\"\xde\x01\n" +
 	"\x06Window\x12:\n" +
 	"\x04last\x18\x01 \x01(\v2$.cohortbridge.type.v1.RelativeWindowH\x00R\x04last\x12?\n" +
 	"\abetween\x18\x02 \x01(\v2#.cohortbridge.type.v1.BetweenWindowH\x00R\abetween\x122\n" +
@@ -1315,7 +1688,7 @@ func file_cohortbridge_type_v1_expression_proto_rawDescGZIP() []byte {
 }
 
 var file_cohortbridge_type_v1_expression_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_cohortbridge_type_v1_expression_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_cohortbridge_type_v1_expression_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_cohortbridge_type_v1_expression_proto_goTypes = []any{
 	(Comparator)(0),               // 0: cohortbridge.type.v1.Comparator
 	(Measure)(0),                  // 1: cohortbridge.type.v1.Measure
@@ -1325,43 +1698,56 @@ var file_cohortbridge_type_v1_expression_proto_goTypes = []any{
 	(*Expression)(nil),            // 5: cohortbridge.type.v1.Expression
 	(*ExpressionList)(nil),        // 6: cohortbridge.type.v1.ExpressionList
 	(*BehaviorLeaf)(nil),          // 7: cohortbridge.type.v1.BehaviorLeaf
-	(*Window)(nil),                // 8: cohortbridge.type.v1.Window
-	(*RelativeWindow)(nil),        // 9: cohortbridge.type.v1.RelativeWindow
-	(*BetweenWindow)(nil),         // 10: cohortbridge.type.v1.BetweenWindow
-	(*PropertyLeaf)(nil),          // 11: cohortbridge.type.v1.PropertyLeaf
-	(*PropertyFilter)(nil),        // 12: cohortbridge.type.v1.PropertyFilter
-	(*PropertyValue)(nil),         // 13: cohortbridge.type.v1.PropertyValue
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
+	(*SequenceLeaf)(nil),          // 8: cohortbridge.type.v1.SequenceLeaf
+	(*SequenceStep)(nil),          // 9: cohortbridge.type.v1.SequenceStep
+	(*CohortLeaf)(nil),            // 10: cohortbridge.type.v1.CohortLeaf
+	(*IdsLeaf)(nil),               // 11: cohortbridge.type.v1.IdsLeaf
+	(*ExternalLeaf)(nil),          // 12: cohortbridge.type.v1.ExternalLeaf
+	(*Window)(nil),                // 13: cohortbridge.type.v1.Window
+	(*RelativeWindow)(nil),        // 14: cohortbridge.type.v1.RelativeWindow
+	(*BetweenWindow)(nil),         // 15: cohortbridge.type.v1.BetweenWindow
+	(*PropertyLeaf)(nil),          // 16: cohortbridge.type.v1.PropertyLeaf
+	(*PropertyFilter)(nil),        // 17: cohortbridge.type.v1.PropertyFilter
+	(*PropertyValue)(nil),         // 18: cohortbridge.type.v1.PropertyValue
+	(*durationpb.Duration)(nil),   // 19: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
 }
 var file_cohortbridge_type_v1_expression_proto_depIdxs = []int32{
 	6,  // 0: cohortbridge.type.v1.Expression.all_of:type_name -> cohortbridge.type.v1.ExpressionList
 	6,  // 1: cohortbridge.type.v1.Expression.any_of:type_name -> cohortbridge.type.v1.ExpressionList
 	5,  // 2: cohortbridge.type.v1.Expression.not:type_name -> cohortbridge.type.v1.Expression
 	7,  // 3: cohortbridge.type.v1.Expression.behavior:type_name -> cohortbridge.type.v1.BehaviorLeaf
-	11, // 4: cohortbridge.type.v1.Expression.property:type_name -> cohortbridge.type.v1.PropertyLeaf
-	5,  // 5: cohortbridge.type.v1.ExpressionList.operands:type_name -> cohortbridge.type.v1.Expression
-	12, // 6: cohortbridge.type.v1.BehaviorLeaf.filters:type_name -> cohortbridge.type.v1.PropertyFilter
-	1,  // 7: cohortbridge.type.v1.BehaviorLeaf.measure:type_name -> cohortbridge.type.v1.Measure
-	0,  // 8: cohortbridge.type.v1.BehaviorLeaf.comparator:type_name -> cohortbridge.type.v1.Comparator
-	8,  // 9: cohortbridge.type.v1.BehaviorLeaf.window:type_name -> cohortbridge.type.v1.Window
-	9,  // 10: cohortbridge.type.v1.Window.last:type_name -> cohortbridge.type.v1.RelativeWindow
-	10, // 11: cohortbridge.type.v1.Window.between:type_name -> cohortbridge.type.v1.BetweenWindow
-	14, // 12: cohortbridge.type.v1.Window.since:type_name -> google.protobuf.Timestamp
-	4,  // 13: cohortbridge.type.v1.RelativeWindow.unit:type_name -> cohortbridge.type.v1.RelativeWindow.Unit
-	14, // 14: cohortbridge.type.v1.BetweenWindow.start:type_name -> google.protobuf.Timestamp
-	14, // 15: cohortbridge.type.v1.BetweenWindow.end:type_name -> google.protobuf.Timestamp
-	12, // 16: cohortbridge.type.v1.PropertyLeaf.filter:type_name -> cohortbridge.type.v1.PropertyFilter
-	2,  // 17: cohortbridge.type.v1.PropertyFilter.type:type_name -> cohortbridge.type.v1.ValueType
-	3,  // 18: cohortbridge.type.v1.PropertyFilter.operator:type_name -> cohortbridge.type.v1.PropertyOperator
-	13, // 19: cohortbridge.type.v1.PropertyFilter.operands:type_name -> cohortbridge.type.v1.PropertyValue
-	15, // 20: cohortbridge.type.v1.PropertyFilter.within:type_name -> google.protobuf.Duration
-	14, // 21: cohortbridge.type.v1.PropertyValue.time_value:type_name -> google.protobuf.Timestamp
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	16, // 4: cohortbridge.type.v1.Expression.property:type_name -> cohortbridge.type.v1.PropertyLeaf
+	8,  // 5: cohortbridge.type.v1.Expression.sequence:type_name -> cohortbridge.type.v1.SequenceLeaf
+	10, // 6: cohortbridge.type.v1.Expression.in_cohort:type_name -> cohortbridge.type.v1.CohortLeaf
+	11, // 7: cohortbridge.type.v1.Expression.ids:type_name -> cohortbridge.type.v1.IdsLeaf
+	12, // 8: cohortbridge.type.v1.Expression.external:type_name -> cohortbridge.type.v1.ExternalLeaf
+	5,  // 9: cohortbridge.type.v1.ExpressionList.operands:type_name -> cohortbridge.type.v1.Expression
+	17, // 10: cohortbridge.type.v1.BehaviorLeaf.filters:type_name -> cohortbridge.type.v1.PropertyFilter
+	1,  // 11: cohortbridge.type.v1.BehaviorLeaf.measure:type_name -> cohortbridge.type.v1.Measure
+	0,  // 12: cohortbridge.type.v1.BehaviorLeaf.comparator:type_name -> cohortbridge.type.v1.Comparator
+	13, // 13: cohortbridge.type.v1.BehaviorLeaf.window:type_name -> cohortbridge.type.v1.Window
+	9,  // 14: cohortbridge.type.v1.SequenceLeaf.steps:type_name -> cohortbridge.type.v1.SequenceStep
+	19, // 15: cohortbridge.type.v1.SequenceLeaf.within:type_name -> google.protobuf.Duration
+	13, // 16: cohortbridge.type.v1.SequenceLeaf.window:type_name -> cohortbridge.type.v1.Window
+	17, // 17: cohortbridge.type.v1.SequenceStep.filters:type_name -> cohortbridge.type.v1.PropertyFilter
+	14, // 18: cohortbridge.type.v1.Window.last:type_name -> cohortbridge.type.v1.RelativeWindow
+	15, // 19: cohortbridge.type.v1.Window.between:type_name -> cohortbridge.type.v1.BetweenWindow
+	20, // 20: cohortbridge.type.v1.Window.since:type_name -> google.protobuf.Timestamp
+	4,  // 21: cohortbridge.type.v1.RelativeWindow.unit:type_name -> cohortbridge.type.v1.RelativeWindow.Unit
+	20, // 22: cohortbridge.type.v1.BetweenWindow.start:type_name -> google.protobuf.Timestamp
+	20, // 23: cohortbridge.type.v1.BetweenWindow.end:type_name -> google.protobuf.Timestamp
+	17, // 24: cohortbridge.type.v1.PropertyLeaf.filter:type_name -> cohortbridge.type.v1.PropertyFilter
+	2,  // 25: cohortbridge.type.v1.PropertyFilter.type:type_name -> cohortbridge.type.v1.ValueType
+	3,  // 26: cohortbridge.type.v1.PropertyFilter.operator:type_name -> cohortbridge.type.v1.PropertyOperator
+	18, // 27: cohortbridge.type.v1.PropertyFilter.operands:type_name -> cohortbridge.type.v1.PropertyValue
+	19, // 28: cohortbridge.type.v1.PropertyFilter.within:type_name -> google.protobuf.Duration
+	20, // 29: cohortbridge.type.v1.PropertyValue.time_value:type_name -> google.protobuf.Timestamp
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_cohortbridge_type_v1_expression_proto_init() }
@@ -1375,15 +1761,19 @@ func file_cohortbridge_type_v1_expression_proto_init() {
 		(*Expression_Not)(nil),
 		(*Expression_Behavior)(nil),
 		(*Expression_Property)(nil),
+		(*Expression_Sequence)(nil),
+		(*Expression_InCohort)(nil),
+		(*Expression_Ids)(nil),
+		(*Expression_External)(nil),
 	}
 	file_cohortbridge_type_v1_expression_proto_msgTypes[2].OneofWrappers = []any{}
-	file_cohortbridge_type_v1_expression_proto_msgTypes[3].OneofWrappers = []any{
+	file_cohortbridge_type_v1_expression_proto_msgTypes[8].OneofWrappers = []any{
 		(*Window_Last)(nil),
 		(*Window_Between)(nil),
 		(*Window_Since)(nil),
 		(*Window_AllTime)(nil),
 	}
-	file_cohortbridge_type_v1_expression_proto_msgTypes[8].OneofWrappers = []any{
+	file_cohortbridge_type_v1_expression_proto_msgTypes[13].OneofWrappers = []any{
 		(*PropertyValue_StringValue)(nil),
 		(*PropertyValue_NumberValue)(nil),
 		(*PropertyValue_BoolValue)(nil),
@@ -1395,7 +1785,7 @@ func file_cohortbridge_type_v1_expression_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohortbridge_type_v1_expression_proto_rawDesc), len(file_cohortbridge_type_v1_expression_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   9,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -2,6 +2,7 @@ package duck
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -25,14 +26,41 @@ func bitmap(users string) string {
 	return `SELECT u >> 6, bit_or(1::UBIGINT << (u & 63)) FROM (` + users + `) GROUP BY 1`
 }
 
-// behavior compiles a behavior leaf to a query of words of users.
-func (b *builder) behavior(projectID int64, l *leaf.Behavior, linked bool) string {
+// from selects columns of the events e of some names in a span; u is their user.
+func (b *builder) from(projectID int64, cols string, events []string, span leaf.Span, linked bool) string {
 	p := b.arg(projectID)
 	user, join := "e.user_no", ""
 	if linked {
 		user, join = "coalesce(l.canonical, e.user_no)", " LEFT JOIN (SELECT user_no, canonical FROM links WHERE project_id="+p+") l ON l.user_no=e.user_no"
 	}
-	cols := user + " AS u"
+	names := make([]string, len(events))
+	for i, n := range events {
+		names[i] = b.arg(n)
+	}
+	return "SELECT " + user + " AS u" + cols + " FROM events e" + join + " WHERE e.project_id=" + p + " AND e.user_no<>0 AND e.name IN (" + strings.Join(names, ",") +
+		") AND e.time_ms>=" + b.arg(span.From) + " AND e.time_ms<" + b.arg(span.To)
+}
+
+// holds is the condition that all filters hold of event e.
+func (b *builder) holds(filters []leaf.Filter) string {
+	conds := make([]string, len(filters))
+	for i := range filters {
+		conds[i] = b.eventFilter(&filters[i])
+	}
+	if len(conds) == 0 {
+		return "true"
+	}
+	return strings.Join(conds, " AND ")
+}
+
+// behavior compiles a behavior leaf to a query of words of users.
+func (b *builder) behavior(projectID int64, l *leaf.Behavior, linked bool) string {
+	if l.FirstTime {
+		// Events after the span can't be earlier than one in it.
+		all := b.from(projectID, ", e.time_ms AS t, ("+b.holds(l.Filters)+") AS ok", l.Events, leaf.Span{From: math.MinInt64, To: l.Span.To}, linked)
+		return bitmap("SELECT u FROM (" + all + ") GROUP BY u HAVING min(t)>=" + b.arg(l.Span.From) + " AND min(t)=min(t) FILTER (WHERE ok)")
+	}
+	cols := ""
 	switch l.Measure {
 	case leaf.Sum, leaf.Average, leaf.Min, leaf.Max:
 		cols += ", " + number(b.property("e.props", l.Property)) + " AS x"
@@ -43,19 +71,7 @@ func (b *builder) behavior(projectID int64, l *leaf.Behavior, linked bool) strin
 		cols += fmt.Sprintf(", e.time_ms // %d AS x", 86_400_000)
 	default: // counting needs no value
 	}
-	names := make([]string, len(l.Events))
-	for i, n := range l.Events {
-		names[i] = b.arg(n)
-	}
-	where := []string{
-		"e.project_id=" + p, "e.user_no<>0",
-		"e.name IN (" + strings.Join(names, ",") + ")",
-		"e.time_ms>=" + b.arg(l.Span.From), "e.time_ms<" + b.arg(l.Span.To),
-	}
-	for i := range l.Filters {
-		where = append(where, b.eventFilter(&l.Filters[i]))
-	}
-	from := "SELECT " + cols + " FROM events e" + join + " WHERE " + strings.Join(where, " AND ")
+	from := b.from(projectID, cols, l.Events, l.Span, linked) + " AND " + b.holds(l.Filters)
 	if l.Measure == leaf.Count && (l.Comparator == leaf.GreaterOrEqual && l.Threshold <= 1 || l.Comparator == leaf.Greater && l.Threshold < 1) {
 		return bitmap(from) // did it at all: no need to count
 	}
@@ -64,6 +80,46 @@ func (b *builder) behavior(projectID int64, l *leaf.Behavior, linked bool) strin
 		leaf.Distinct: "count(DISTINCT x)", leaf.DistinctDays: "count(DISTINCT x)",
 	}[l.Measure]
 	return bitmap("SELECT u FROM (" + from + ") GROUP BY u HAVING " + b.compare(measure, l.Comparator, l.Threshold, l.High))
+}
+
+// sequence compiles a sequence leaf to a query of words of users. c<i> has, for each
+// event that can be the first step, its time a and the earliest time t at which the
+// steps up to i can be done after it.
+func (b *builder) sequence(projectID int64, l *leaf.Sequence, linked bool) string {
+	var with []string
+	step := func(i int, from int64, to int64) string {
+		name := fmt.Sprintf("s%d", i)
+		s := &l.Steps[i]
+		with = append(with, name+" AS ("+b.from(projectID, ", e.time_ms AS t", s.Events, leaf.Span{From: from, To: to}, linked)+" AND "+b.holds(s.Filters)+")")
+		return name
+	}
+	var limit string
+	if l.Within > 0 {
+		limit = "(a+" + b.arg(l.Within.Milliseconds()) + ")"
+	} else {
+		limit = b.arg(l.AsOfMS)
+	}
+	last := len(l.Steps) - 1
+	chain := "SELECT DISTINCT u, t AS a, t FROM " + step(0, l.Span.From, l.Span.To)
+	if l.Steps[last].DidNot && l.Within > 0 {
+		chain += " WHERE " + limit + "<=" + b.arg(l.AsOfMS) // later ones may still do it
+	}
+	prev := ""
+	for i := 1; i <= last && !l.Steps[i].DidNot; i++ {
+		prev = step(i, l.Span.From, l.AsOfMS+1)
+		with = append(with, fmt.Sprintf("c%d AS (%s)", i-1, chain))
+		chain = fmt.Sprintf("SELECT c.u, c.a, s.t FROM c%d c ASOF JOIN %s s ON c.u=s.u AND c.t<s.t WHERE s.t<=%s", i-1, prev, limit)
+	}
+	if l.Steps[last].DidNot {
+		if prev != "" { // the latest of the step before leaves the least time
+			with = append(with, "early AS ("+chain+")")
+			chain = "SELECT c.u, c.a, s.t FROM (SELECT u, a, " + limit + " AS until FROM early) c ASOF JOIN " + prev + " s ON c.u=s.u AND c.until>=s.t"
+		}
+		with = append(with, "done AS ("+chain+")")
+		not := step(last, l.Span.From, l.AsOfMS+1)
+		chain = "SELECT c.u FROM done c ASOF LEFT JOIN " + not + " s ON c.u=s.u AND c.t<s.t WHERE s.t IS NULL OR s.t>" + limit
+	}
+	return "WITH " + strings.Join(with, ", ") + " " + bitmap("SELECT u FROM ("+chain+")")
 }
 
 func (b *builder) compare(x string, c leaf.Comparator, threshold, high float64) string {

@@ -62,8 +62,14 @@ func evaluate(ctx context.Context, q querier, projectID int64, l *leaf.Leaf, asO
 	b := &builder{asOf: asOf}
 	var text string
 	switch {
+	case l.Users != nil:
+		r.Users, err = current(ctx, q, projectID, l.Users, linked)
+		r.Took = time.Since(start)
+		return r, err
 	case l.Behavior != nil:
 		text = b.behavior(projectID, l.Behavior, linked)
+	case l.Sequence != nil:
+		text = b.sequence(projectID, l.Sequence, linked)
 	case l.Property.Op == leaf.IsNotSet:
 		set := *l.Property
 		set.Op = leaf.IsSet
@@ -79,6 +85,26 @@ func evaluate(ctx context.Context, q querier, projectID int64, l *leaf.Leaf, asO
 	}
 	r.Took = time.Since(start)
 	return r, nil
+}
+
+// current is who users are now: those that were merged stand for whom they became.
+func current(ctx context.Context, q querier, projectID int64, users *roaring64.Bitmap, linked bool) (*roaring64.Bitmap, error) {
+	if !linked {
+		return users, nil
+	}
+	out := users.Clone()
+	err := query(ctx, q, `SELECT user_no, canonical FROM links WHERE project_id=$1`, []any{projectID}, func(r *sql.Rows) error {
+		var no, canonical uint64
+		if err := r.Scan(&no, &canonical); err != nil {
+			return err
+		}
+		if users.Contains(no) {
+			out.Remove(no)
+			out.Add(canonical)
+		}
+		return nil
+	})
+	return out, err
 }
 
 // users reads a query of words: a number w and the 64 bits of users 64w…64w+63.
