@@ -91,6 +91,11 @@ var Policy = map[string]Access{
 	cohortsync + "CohortService/ListMembers":   Consumer,
 	cohortsync + "CohortService/GetMemberSet":  Consumer.orProjectSecret(),
 
+	cohortsync + "CohortService/ListEvaluations":   Consumer,
+	cohortsync + "CohortService/UploadIds":         Consumer,
+	cohortsync + "CohortService/ExportDefinitions": Consumer,
+	cohortsync + "CohortService/ImportDefinitions": Consumer,
+
 	cohortsync + "SyncService/CreateSync": Analyst,
 	cohortsync + "SyncService/GetSync":    Consumer,
 	cohortsync + "SyncService/ListSyncs":  Consumer,
@@ -137,6 +142,7 @@ var Policy = map[string]Access{
 	ingestion + "UsageService/WatchReclassification":  Consumer,
 
 	ingestion + "EvaluationService/EvaluateLeaves":   Internal,
+	ingestion + "EvaluationService/AssignUsers":      Internal,
 	ingestion + "EvaluationService/ListChangedUsers": Internal,
 	ingestion + "EvaluationService/ResolveMembers":   Internal,
 

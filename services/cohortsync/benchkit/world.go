@@ -9,6 +9,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
@@ -182,7 +184,13 @@ func (w *World) EvaluateLeaves(req *ingestionv1.EvaluateLeavesRequest, st grpc.S
 			name = b.GetEvents()[0]
 		}
 		sets[i] = roaring64.New()
-		if w.leaves[name] != nil {
+		switch {
+		case l.GetUsers() != nil:
+			if err := sets[i].UnmarshalBinary(l.GetUsers().GetRoaring()); err != nil {
+				w.mu.Unlock()
+				return err
+			}
+		case w.leaves[name] != nil:
 			sets[i] = w.leaves[name].Clone()
 		}
 	}
@@ -210,6 +218,24 @@ func (w *World) EvaluateLeaves(req *ingestionv1.EvaluateLeavesRequest, st grpc.S
 		return err
 	}
 	return st.Send(&ingestionv1.EvaluateLeavesResponse{Answer: &ingestionv1.EvaluateLeavesResponse_Watermark{Watermark: &ingestionv1.Watermark{EventTime: timestamppb.Now(), ProfileSeq: seq}}})
+}
+
+// AssignUsers implements ingestionv1.EvaluationServiceServer: id u7 is user 7's, and
+// only such ids can be anybody's.
+func (w *World) AssignUsers(_ context.Context, req *ingestionv1.AssignUsersRequest) (*ingestionv1.AssignUsersResponse, error) {
+	out := &ingestionv1.AssignUsersResponse{}
+	s := roaring64.New()
+	for i, id := range req.GetDistinctIds() {
+		no, err := strconv.ParseUint(strings.TrimPrefix(id, "u"), 10, 64)
+		if err != nil || id == strconv.FormatUint(no, 10) {
+			out.Refused = append(out.Refused, int32(i))
+			continue
+		}
+		s.Add(no)
+	}
+	var err error
+	out.Users, err = wire(s)
+	return out, err
 }
 
 // ListChangedUsers implements ingestionv1.EvaluationServiceServer.

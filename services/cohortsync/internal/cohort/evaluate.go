@@ -9,7 +9,6 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/cohortbridge/cohortbridge/platform/fault"
 
@@ -22,6 +21,14 @@ type Leaf struct {
 	Behavior *typev1.BehaviorLeaf
 	// Property selects by profile.
 	Property *typev1.PropertyLeaf
+	// Sequence selects by the order of events.
+	Sequence *typev1.SequenceLeaf
+	// IDs selects by distinct ids.
+	IDs *typev1.IdsLeaf
+	// Users selects users that are known, and who they became by merges.
+	Users *roaring64.Bitmap
+	// Kind is what Users are, in plain English.
+	Kind string
 }
 
 // Answers are the users of each leaf asked, and what they are based on.
@@ -34,6 +41,38 @@ type Answers struct {
 	Identified *roaring64.Bitmap
 	// ProfileSeq is the sequence of the newest profile change seen.
 	ProfileSeq uint64
+}
+
+// Stored is a cohort as evaluations need it.
+type Stored struct {
+	// ID is its number in the project, 0 for one that is not stored.
+	ID int64
+	// Name is what people call it.
+	Name string
+	// Definition are its conditions.
+	Definition *typev1.Expression
+}
+
+// Cohorts finds the cohorts that definitions refer to.
+type Cohorts interface {
+	// Stored reads a cohort; a NotFound fault when there is none.
+	Stored(ctx context.Context, project, id int64) (Stored, error)
+	// Members are the users that were uploaded to a cohort, or that a webhook keeps
+	// in it; empty for a cohort that never got any.
+	Members(ctx context.Context, project, id int64) (*roaring64.Bitmap, error)
+}
+
+// Query asks who is in a cohort.
+type Query struct {
+	// Answerer and Cohorts are asked.
+	Answerer Answerer
+	Cohorts  Cohorts
+	// Project is the project's number.
+	Project int64
+	// Cohort is who is asked for, with a valid definition.
+	Cohort Stored
+	// AsOf is the instant.
+	AsOf time.Time
 }
 
 // Answerer answers leaves, all at one instant. It fails rather than answer in part.
@@ -67,31 +106,32 @@ type Result struct {
 	ProfileSeq uint64
 }
 
-// Evaluate computes who a valid definition selects. Each distinct leaf is asked
-// once; and, or and not run on bitmaps, not against the identified users.
-func Evaluate(ctx context.Context, a Answerer, project int64, e *typev1.Expression, asOf time.Time) (_ *Result, err error) {
+// Evaluate computes who a definition selects. Each distinct leaf is asked once, of
+// the cohorts it refers to as well; and, or and not run on bitmaps, not against the
+// identified users.
+func Evaluate(ctx context.Context, q *Query) (_ *Result, err error) {
 	start := time.Now()
 	tracer := otel.Tracer("cohortbridge/cohortsync")
-	ctx, sp := tracer.Start(ctx, "cohort.evaluate", trace.WithAttributes(attribute.Int64("cohortbridge.project", project)))
+	ctx, sp := tracer.Start(ctx, "cohort.evaluate", trace.WithAttributes(attribute.Int64("cohortbridge.project", q.Project)))
 	defer func() {
 		if err != nil {
 			sp.SetStatus(codes.Error, "evaluation failed")
 		}
 		sp.End()
 	}()
-	c := &collector{index: map[string]int{}}
-	root, err := c.compile(e)
+	c := &collector{ctx: ctx, query: q, index: map[string]int{}, done: map[int64]combine{}}
+	root, err := c.cohort(q.Cohort)
 	if err != nil {
 		return nil, err
 	}
-	ans, err := a.AnswerLeaves(ctx, project, c.leaves, asOf)
+	ans, err := q.Answerer.AnswerLeaves(ctx, q.Project, c.leaves, q.AsOf)
 	if err != nil {
 		return nil, err
 	}
 	if len(ans.Users) != len(c.leaves) || len(ans.Took) != len(c.leaves) || ans.Identified == nil {
 		return nil, fault.New(fault.Unavailable, "EVALUATION_INCOMPLETE", "the evaluation answered %d of %d conditions", len(ans.Users), len(c.leaves))
 	}
-	res := &Result{AsOf: asOf, ProfileSeq: ans.ProfileSeq}
+	res := &Result{AsOf: q.AsOf, ProfileSeq: ans.ProfileSeq}
 	for i, l := range c.leaves {
 		res.Leaves = append(res.Leaves, LeafStat{Summary: RenderLeaf(l), Users: int64(ans.Users[i].GetCardinality()), Took: ans.Took[i]})
 		// The leaves ran elsewhere; their spans show how long each query took.
@@ -105,73 +145,4 @@ func Evaluate(ctx context.Context, a Answerer, project int64, e *typev1.Expressi
 	sp.SetAttributes(attribute.Int64("cohortbridge.users", int64(res.Users.GetCardinality())),
 		attribute.Int64("cohortbridge.identified_users", int64(res.Members.GetCardinality())), attribute.Int("cohortbridge.leaves", len(c.leaves)))
 	return res, nil
-}
-
-// combine is a compiled node. It never changes the answers' sets.
-type combine func(*Answers) *roaring64.Bitmap
-
-type collector struct {
-	leaves []Leaf
-	index  map[string]int
-}
-
-func (c *collector) leaf(l Leaf) (combine, error) {
-	var m proto.Message = l.Property
-	kind := "p"
-	if l.Behavior != nil {
-		m, kind = l.Behavior, "b"
-	}
-	key, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
-	if err != nil {
-		return nil, err
-	}
-	i, ok := c.index[kind+string(key)]
-	if !ok {
-		i = len(c.leaves)
-		c.index[kind+string(key)] = i
-		c.leaves = append(c.leaves, l)
-	}
-	return func(a *Answers) *roaring64.Bitmap { return a.Users[i] }, nil
-}
-
-func (c *collector) compile(e *typev1.Expression) (combine, error) {
-	switch n := e.GetNode().(type) {
-	case *typev1.Expression_AllOf:
-		ops, err := c.all(n.AllOf)
-		return func(a *Answers) *roaring64.Bitmap { return fold(ops, a, (*roaring64.Bitmap).And) }, err
-	case *typev1.Expression_AnyOf:
-		ops, err := c.all(n.AnyOf)
-		return func(a *Answers) *roaring64.Bitmap { return fold(ops, a, (*roaring64.Bitmap).Or) }, err
-	case *typev1.Expression_Not:
-		op, err := c.compile(n.Not)
-		return func(a *Answers) *roaring64.Bitmap { return roaring64.AndNot(a.Identified, op(a)) }, err
-	case *typev1.Expression_Behavior:
-		return c.leaf(Leaf{Behavior: n.Behavior})
-	case *typev1.Expression_Property:
-		return c.leaf(Leaf{Property: n.Property})
-	}
-	return nil, fault.New(fault.Invalid, "INVALID_DEFINITION", "the definition has a node without a condition")
-}
-
-func (c *collector) all(l *typev1.ExpressionList) ([]combine, error) {
-	ops := make([]combine, 0, len(l.GetOperands()))
-	for _, o := range l.GetOperands() {
-		op, err := c.compile(o)
-		if err != nil {
-			return nil, err
-		}
-		ops = append(ops, op)
-	}
-	if len(ops) == 0 {
-		return nil, fault.New(fault.Invalid, "INVALID_DEFINITION", "the definition has a list without operands")
-	}
-	return ops, nil
-}
-
-func fold(ops []combine, a *Answers, with func(x, y *roaring64.Bitmap)) *roaring64.Bitmap {
-	out := ops[0](a).Clone()
-	for _, op := range ops[1:] {
-		with(out, op(a))
-	}
-	return out
 }

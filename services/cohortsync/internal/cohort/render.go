@@ -11,32 +11,102 @@ import (
 
 // Render is a definition in plain English, e.g. "did Order Ride ≥ 3 times in
 // the last 7 days and City is SF". It is the one place that words a
-// definition; it expects a valid one.
-func Render(e *typev1.Expression) string { return render(e, false) }
+// definition; it expects a valid one. name is what people call a cohort, by its
+// resource name; it may be nil.
+func Render(e *typev1.Expression, name func(cohort string) string) string {
+	if name == nil {
+		name = func(cohort string) string { return "cohort " + cohort[strings.LastIndexByte(cohort, '/')+1:] }
+	}
+	return wording{name}.render(e, false)
+}
 
-func render(e *typev1.Expression, nested bool) string {
+type wording struct{ name func(string) string }
+
+func (w wording) render(e *typev1.Expression, nested bool) string {
 	switch n := e.GetNode().(type) {
 	case *typev1.Expression_AllOf:
-		return join(n.AllOf, " and ", nested)
+		return w.join(n.AllOf, " and ", nested)
 	case *typev1.Expression_AnyOf:
-		return join(n.AnyOf, " or ", nested)
+		return w.join(n.AnyOf, " or ", nested)
 	case *typev1.Expression_Not:
 		if b := n.Not.GetBehavior(); b != nil && plainDid(b) {
 			return "did not do " + strings.Join(b.GetEvents(), " or ") + filters(b.GetFilters()) + window(b.GetWindow())
 		}
-		return "not (" + render(n.Not, false) + ")"
+		if l := n.Not.GetInCohort(); l != nil {
+			return "not in " + w.cohorts(l)
+		}
+		return "not (" + w.render(n.Not, false) + ")"
 	case *typev1.Expression_Behavior:
 		return RenderBehavior(n.Behavior)
 	case *typev1.Expression_Property:
 		return filter(n.Property.GetFilter())
+	case *typev1.Expression_Sequence:
+		return sequence(n.Sequence)
+	case *typev1.Expression_InCohort:
+		return "in " + w.cohorts(n.InCohort)
+	case *typev1.Expression_Ids:
+		return ids(n.Ids)
+	case *typev1.Expression_External:
+		return "kept by a webhook"
 	}
 	return "nothing"
 }
 
-func join(l *typev1.ExpressionList, word string, nested bool) string {
+func (w wording) cohorts(l *typev1.CohortLeaf) string {
+	names := make([]string, len(l.GetCohorts()))
+	for i, c := range l.GetCohorts() {
+		names[i] = w.name(c)
+	}
+	return strings.Join(names, " or ")
+}
+
+// ids does not repeat the ids: they are people's.
+func ids(l *typev1.IdsLeaf) string {
+	switch n := len(l.GetDistinctIds()); n {
+	case 0:
+		return "of the uploaded ids"
+	case 1:
+		return "of a list of 1 id"
+	default:
+		return fmt.Sprintf("of a list of %d ids", n)
+	}
+}
+
+func sequence(s *typev1.SequenceLeaf) string {
+	var out strings.Builder
+	for i, step := range s.GetSteps() {
+		switch {
+		case i == 0:
+			out.WriteString("did ")
+		case step.GetDidNot():
+			out.WriteString(" then did not do ")
+		default:
+			out.WriteString(" then ")
+		}
+		out.WriteString(strings.Join(step.GetEvents(), " or ") + filters(step.GetFilters()))
+		if i == 0 {
+			out.WriteString(window(s.GetWindow()))
+		}
+	}
+	if s.GetWithin() != nil {
+		out.WriteString(" within " + spanOf(s.GetWithin().AsDuration()))
+	}
+	return out.String()
+}
+
+// spanOf is a duration after "within", where "1 hour" reads better than "hour".
+func spanOf(d time.Duration) string {
+	s := span(d)
+	if !strings.ContainsAny(s, "0123456789") {
+		return "1 " + s
+	}
+	return s
+}
+
+func (w wording) join(l *typev1.ExpressionList, word string, nested bool) string {
 	parts := make([]string, 0, len(l.GetOperands()))
 	for _, o := range l.GetOperands() {
-		parts = append(parts, render(o, true))
+		parts = append(parts, w.render(o, true))
 	}
 	s := strings.Join(parts, word)
 	if nested && len(parts) > 1 {
@@ -47,6 +117,9 @@ func join(l *typev1.ExpressionList, word string, nested bool) string {
 
 // plainDid reports whether the leaf says "did it at all".
 func plainDid(b *typev1.BehaviorLeaf) bool {
+	if b.GetFirstTime() {
+		return false
+	}
 	m, c := b.GetMeasure(), b.GetComparator()
 	return (m == 0 || m == typev1.Measure_MEASURE_COUNT) && (c == 0 || c == typev1.Comparator_COMPARATOR_GREATER_OR_EQUAL) && threshold(b) == 1
 }
@@ -68,6 +141,10 @@ var comparatorSigns = map[typev1.Comparator]string{
 func RenderBehavior(b *typev1.BehaviorLeaf) string {
 	var s strings.Builder
 	s.WriteString("did " + strings.Join(b.GetEvents(), " or "))
+	if b.GetFirstTime() {
+		s.WriteString(" for the first time" + filters(b.GetFilters()) + window(b.GetWindow()))
+		return s.String()
+	}
 	s.WriteString(filters(b.GetFilters()))
 	amount := comparatorSigns[b.GetComparator()] + " " + number(threshold(b))
 	if b.GetComparator() == typev1.Comparator_COMPARATOR_BETWEEN {
@@ -95,8 +172,15 @@ func RenderBehavior(b *typev1.BehaviorLeaf) string {
 
 // RenderLeaf is one leaf in plain English.
 func RenderLeaf(l Leaf) string {
-	if l.Behavior != nil {
+	switch {
+	case l.Behavior != nil:
 		return RenderBehavior(l.Behavior)
+	case l.Sequence != nil:
+		return sequence(l.Sequence)
+	case l.IDs != nil:
+		return ids(l.IDs)
+	case l.Users != nil:
+		return l.Kind
 	}
 	return filter(l.Property.GetFilter())
 }

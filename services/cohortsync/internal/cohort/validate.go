@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"math"
 	"strings"
+	"time"
 
 	"github.com/cohortbridge/cohortbridge/platform/fault"
+	"github.com/cohortbridge/cohortbridge/platform/resource"
 
 	typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
 )
@@ -29,6 +31,11 @@ func Validate(field string, e *typev1.Expression) error {
 	if v.leaves > MaxLeaves {
 		v.add(field, "has %d conditions; at most %d are allowed", v.leaves, MaxLeaves)
 	}
+	return v.err()
+}
+
+// err is what was found; nil when nothing was.
+func (v *validator) err() error {
 	if len(v.found) == 0 {
 		return nil
 	}
@@ -73,8 +80,83 @@ func (v *validator) expression(path string, e *typev1.Expression, depth int) {
 			return
 		}
 		v.filter(path+".property.filter", n.Property.GetFilter())
+	case *typev1.Expression_Sequence:
+		v.leaves++
+		v.sequence(path+".sequence", n.Sequence)
+	case *typev1.Expression_InCohort:
+		v.leaves++
+		v.inCohort(path+".in_cohort", n.InCohort)
+	case *typev1.Expression_Ids:
+		v.leaves++
+		v.ids(path+".ids", n.Ids, depth)
+	case *typev1.Expression_External:
+		v.leaves++
+		if depth > 1 {
+			v.add(path+".external", "must be the whole definition; refer to that cohort with in_cohort")
+		}
 	default:
-		v.add(path, "needs one of all_of, any_of, not, behavior, property")
+		v.add(path, "needs one of all_of, any_of, not, behavior, property, sequence, in_cohort, ids, external")
+	}
+}
+
+func (v *validator) sequence(path string, s *typev1.SequenceLeaf) {
+	n := len(s.GetSteps())
+	if n < 2 || n > 5 {
+		v.add(path+".steps", "needs 2 to 5 steps, not %d", n)
+	}
+	for i, step := range s.GetSteps() {
+		at := fmt.Sprintf("%s.steps[%d]", path, i)
+		v.events(at, step.GetEvents(), step.GetFilters())
+		if step.GetDidNot() && i < n-1 {
+			v.add(at+".did_not", "is for the last step only")
+		}
+	}
+	if s.GetWithin() != nil && (!s.GetWithin().IsValid() || s.GetWithin().AsDuration() < time.Millisecond) {
+		v.add(path+".within", "must be at least a millisecond, e.g. \"3600s\"")
+	}
+	v.window(path+".window", s.GetWindow())
+}
+
+func (v *validator) inCohort(path string, l *typev1.CohortLeaf) {
+	if n := len(l.GetCohorts()); n < 1 || n > 20 {
+		v.add(path+".cohorts", "needs 1 to 20 names, not %d", n)
+	}
+	for i, name := range l.GetCohorts() {
+		if _, err := resource.IDs("cohorts", name, "projects", "cohorts"); err != nil {
+			v.add(fmt.Sprintf("%s.cohorts[%d]", path, i), "must be projects/{project}/cohorts/{cohort}")
+		}
+	}
+}
+
+func (v *validator) ids(path string, l *typev1.IdsLeaf, depth int) {
+	switch n := len(l.GetDistinctIds()); {
+	case n == 0 && depth > 1:
+		v.add(path+".distinct_ids", "needs 1 to 1,000 ids; uploaded ids are a whole definition: refer to that cohort with in_cohort")
+	case n > 1000:
+		v.add(path+".distinct_ids", "has %d ids; at most 1,000 are allowed: upload more as a CSV", n)
+	}
+	for i, id := range l.GetDistinctIds() {
+		if id == "" || len(id) > 255 {
+			v.add(fmt.Sprintf("%s.distinct_ids[%d]", path, i), "needs 1 to 255 bytes")
+		}
+	}
+}
+
+// events checks which events a leaf looks at.
+func (v *validator) events(path string, names []string, filters []*typev1.PropertyFilter) {
+	if len(names) == 0 || len(names) > 25 {
+		v.add(path+".events", "needs 1 to 25 event names")
+	}
+	for i, name := range names {
+		if strings.TrimSpace(name) == "" || len(name) > 255 {
+			v.add(fmt.Sprintf("%s.events[%d]", path, i), "needs 1 to 255 characters")
+		}
+	}
+	if len(filters) > 20 {
+		v.add(path+".filters", "has %d filters; at most 20 are allowed", len(filters))
+	}
+	for i, f := range filters {
+		v.filter(fmt.Sprintf("%s.filters[%d]", path, i), f)
 	}
 }
 
@@ -92,19 +174,9 @@ func (v *validator) list(path string, l *typev1.ExpressionList, depth int) {
 }
 
 func (v *validator) behavior(path string, b *typev1.BehaviorLeaf) {
-	if len(b.GetEvents()) == 0 || len(b.GetEvents()) > 25 {
-		v.add(path+".events", "needs 1 to 25 event names")
-	}
-	for i, name := range b.GetEvents() {
-		if strings.TrimSpace(name) == "" || len(name) > 255 {
-			v.add(fmt.Sprintf("%s.events[%d]", path, i), "needs 1 to 255 characters")
-		}
-	}
-	if len(b.GetFilters()) > 20 {
-		v.add(path+".filters", "has %d filters; at most 20 are allowed", len(b.GetFilters()))
-	}
-	for i, f := range b.GetFilters() {
-		v.filter(fmt.Sprintf("%s.filters[%d]", path, i), f)
+	v.events(path, b.GetEvents(), b.GetFilters())
+	if b.GetFirstTime() && (b.GetMeasure() != 0 || b.GetComparator() != 0 || b.Threshold != nil || b.ThresholdHigh != nil) { //nolint:protogetter // presence matters
+		v.add(path+".first_time", "goes with no measure, comparator or threshold")
 	}
 	if _, ok := typev1.Measure_name[int32(b.GetMeasure())]; !ok {
 		v.add(path+".measure", "is unknown")

@@ -212,8 +212,10 @@ func (x *execution) prepare() (done bool, err error) {
 		return true, err
 	}
 	var res *cohort.Result
+	asOf := x.cfg.Now()
 	err = retryUnavailable(x.stop, func() (err error) {
-		res, err = cohort.Evaluate(x.stop, x.users, x.run.ProjectID, x.cohort.Definition, x.cfg.Now())
+		asOf = x.cfg.Now()
+		res, err = Evaluate(x.stop, x.store, x.users, x.run.ProjectID, StoredOf(x.cohort), asOf)
 		return err
 	})
 	if err != nil {
@@ -222,6 +224,10 @@ func (x *execution) prepare() (done bool, err error) {
 		}
 		// Nobody is removed because an evaluation failed: the ledger stays.
 		x.cfg.Log.WarnContext(x.stop, "evaluation failed", "run", x.run.ID, "error", err)
+		failed := store.EvaluationRecord{AsOf: asOf, Version: x.cohort.Version, Reason: "EVALUATION_FAILED", ReasonText: publicText(err)}
+		if err := x.store.SetEvaluationFailed(x.write(), x.run.ProjectID, x.cohort.ID, failed); err != nil {
+			return true, err
+		}
 		return true, x.end(store.Finish{State: store.Failed, Reason: "EVALUATION_FAILED", ReasonText: publicText(err), KeepLedger: true})
 	}
 	ev := EvaluationOf(res)

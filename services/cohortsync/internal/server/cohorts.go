@@ -13,7 +13,6 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	cohortsyncv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/cohortsync/v1"
-	typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
 	"github.com/cohortbridge/cohortbridge/platform/fault"
 	"github.com/cohortbridge/cohortbridge/platform/resource"
 
@@ -28,7 +27,7 @@ const partnerProperty = "$CleverTap_user_id"
 
 // outputPaths are what an update may name without changing it: a cohort that is
 // sent back as it was read carries them.
-var outputPaths = []string{"name", "version", "summary", "last_evaluation", "create_time", "update_time", "etag"}
+var outputPaths = []string{"name", "version", "summary", "last_evaluation", "create_time", "update_time", "etag", "freshness", "failure_text", "members_update_time"}
 
 // Cohorts serves CohortService.
 type Cohorts struct {
@@ -62,14 +61,22 @@ func (s *Cohorts) CreateCohort(ctx context.Context, req *cohortsyncv1.CreateCoho
 	if err := checkNames(c); err != nil {
 		return nil, err
 	}
-	if err := cohort.Validate(definitionField, c.GetDefinition()); err != nil {
+	if err := s.check(ctx, ids[0], definitionField, cohort.Stored{Definition: c.GetDefinition()}); err != nil {
 		return nil, err
 	}
 	out, err := s.Store.CreateCohort(ctx, store.Cohort{ProjectID: ids[0], DisplayName: c.GetDisplayName(), Description: c.GetDescription(), Definition: c.GetDefinition(), Created: s.Now()}, req.GetRequestId())
 	if err != nil {
 		return nil, err
 	}
-	return &cohortsyncv1.CreateCohortResponse{Cohort: cohortMessage(out)}, nil
+	return &cohortsyncv1.CreateCohortResponse{Cohort: s.message(ctx, out)}, nil
+}
+
+// check checks a definition and what it refers to.
+func (s *Cohorts) check(ctx context.Context, project int64, field string, c cohort.Stored) error {
+	if err := cohort.Validate(field, c.Definition); err != nil {
+		return err
+	}
+	return cohort.CheckReferences(ctx, engine.Definitions{Store: s.Store}, project, field, c)
 }
 
 func checkNames(c *cohortsyncv1.Cohort) error {
@@ -80,6 +87,25 @@ func checkNames(c *cohortsyncv1.Cohort) error {
 		return fault.Field("cohort.description", "has more than 1,000 characters")
 	}
 	return nil
+}
+
+// names returns what people call a cohort; it asks once for each.
+func (s *Cohorts) names(ctx context.Context) func(name string) string {
+	known := map[string]string{}
+	return func(name string) string {
+		if n, ok := known[name]; ok {
+			return n
+		}
+		known[name] = "cohort " + name[strings.LastIndexByte(name, '/')+1:]
+		if c, err := s.get(ctx, "name", name); err == nil {
+			known[name] = c.DisplayName
+		}
+		return known[name]
+	}
+}
+
+func (s *Cohorts) message(ctx context.Context, c store.Cohort) *cohortsyncv1.Cohort {
+	return cohortMessage(c, s.names(ctx), s.Now())
 }
 
 func (s *Cohorts) get(ctx context.Context, field, name string) (store.Cohort, error) {
@@ -96,7 +122,7 @@ func (s *Cohorts) GetCohort(ctx context.Context, req *cohortsyncv1.GetCohortRequ
 	if err != nil {
 		return nil, err
 	}
-	return &cohortsyncv1.GetCohortResponse{Cohort: cohortMessage(c)}, nil
+	return &cohortsyncv1.GetCohortResponse{Cohort: s.message(ctx, c)}, nil
 }
 
 // ListCohorts implements cohortsyncv1.CohortServiceServer.
@@ -116,8 +142,9 @@ func (s *Cohorts) ListCohorts(ctx context.Context, req *cohortsyncv1.ListCohorts
 	}
 	list, next := resource.NextPage(list, size, func(c store.Cohort) int64 { return c.ID })
 	resp := &cohortsyncv1.ListCohortsResponse{NextPageToken: next}
+	names := s.names(ctx)
 	for _, c := range list {
-		resp.Cohorts = append(resp.Cohorts, cohortMessage(c))
+		resp.Cohorts = append(resp.Cohorts, cohortMessage(c, names, s.Now()))
 	}
 	return resp, nil
 }
@@ -154,7 +181,7 @@ func (s *Cohorts) UpdateCohort(ctx context.Context, req *cohortsyncv1.UpdateCoho
 		return nil, err
 	}
 	if wants("definition", in.GetDefinition() != nil) {
-		if err := cohort.Validate(definitionField, in.GetDefinition()); err != nil {
+		if err := s.check(ctx, c.ProjectID, definitionField, cohort.Stored{ID: c.ID, Name: c.DisplayName, Definition: in.GetDefinition()}); err != nil {
 			return nil, err
 		}
 		if !proto.Equal(c.Definition, in.GetDefinition()) {
@@ -167,7 +194,7 @@ func (s *Cohorts) UpdateCohort(ctx context.Context, req *cohortsyncv1.UpdateCoho
 	if err != nil {
 		return nil, err
 	}
-	return &cohortsyncv1.UpdateCohortResponse{Cohort: cohortMessage(out)}, nil
+	return &cohortsyncv1.UpdateCohortResponse{Cohort: s.message(ctx, out)}, nil
 }
 
 // DeleteCohort implements cohortsyncv1.CohortServiceServer.
@@ -185,7 +212,7 @@ func (s *Cohorts) PreviewCohort(ctx context.Context, req *cohortsyncv1.PreviewCo
 	if err != nil {
 		return nil, err
 	}
-	var def *typev1.Expression
+	var c cohort.Stored
 	switch {
 	case (req.GetDefinition() == nil) == (req.GetCohort() == ""):
 		return nil, fault.Field("definition", "give a definition or the name of a cohort, not both")
@@ -197,23 +224,23 @@ func (s *Cohorts) PreviewCohort(ctx context.Context, req *cohortsyncv1.PreviewCo
 		if cids[0] != ids[0] {
 			return nil, fault.Field("cohort", "is not of the project in parent")
 		}
-		c, err := s.Store.Cohort(ctx, ids[0], cids[1])
+		stored, err := s.Store.Cohort(ctx, ids[0], cids[1])
 		if err != nil {
 			return nil, err
 		}
-		def = c.Definition
+		c = engine.StoredOf(stored)
 	default:
-		def = req.GetDefinition()
-		if err := cohort.Validate("definition", def); err != nil {
+		c.Definition = req.GetDefinition()
+		if err := s.check(ctx, ids[0], "definition", c); err != nil {
 			return nil, err
 		}
 	}
-	res, err := cohort.Evaluate(ctx, s.Users, ids[0], def, s.Now())
+	res, err := engine.Evaluate(ctx, s.Store, s.Users, ids[0], c, s.Now())
 	if err != nil {
 		return nil, err
 	}
 	ev := engine.EvaluationOf(res)
-	resp := &cohortsyncv1.PreviewCohortResponse{Evaluation: evaluation(&ev), Summary: cohort.Render(def)}
+	resp := &cohortsyncv1.PreviewCohortResponse{Evaluation: evaluation(&ev), Summary: cohort.Render(c.Definition, s.names(ctx))}
 	if n := int(req.GetSampleSize()); n > 0 && !res.Members.IsEmpty() {
 		err := s.Users.Resolve(ctx, ids[0], first(res.Members, 0, n), nil, partnerProperty, func(m channel.Member, _ bool) error {
 			resp.SampleDistinctIds = append(resp.SampleDistinctIds, m.DistinctID)
@@ -282,7 +309,7 @@ func (s *Cohorts) GetMemberSet(ctx context.Context, req *cohortsyncv1.GetMemberS
 	if err != nil {
 		return nil, err
 	}
-	res, err := cohort.Evaluate(ctx, s.Users, c.ProjectID, c.Definition, s.Now())
+	res, err := engine.Evaluate(ctx, s.Store, s.Users, c.ProjectID, engine.StoredOf(c), s.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -304,7 +331,7 @@ func (s *Cohorts) evaluated(ctx context.Context, c store.Cohort, asOf time.Time)
 		}
 	}
 	s.mu.Unlock()
-	res, err := cohort.Evaluate(ctx, s.Users, c.ProjectID, c.Definition, asOf)
+	res, err := engine.Evaluate(ctx, s.Store, s.Users, c.ProjectID, engine.StoredOf(c), asOf)
 	if err != nil {
 		return nil, err
 	}

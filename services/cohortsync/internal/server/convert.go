@@ -36,10 +36,34 @@ func evaluation(e *store.Evaluation) *cohortsyncv1.Evaluation {
 	return out
 }
 
-func cohortMessage(c store.Cohort) *cohortsyncv1.Cohort {
+// staleAfter is how old an evaluation may be of a cohort that is not synced on a schedule.
+const staleAfter = 24 * time.Hour
+
+func freshness(c *store.Cohort, now time.Time) cohortsyncv1.Cohort_Freshness {
+	limit := staleAfter
+	if c.SyncInterval > 0 {
+		limit = 2 * c.SyncInterval
+	}
+	switch {
+	case c.Failed != nil:
+		return cohortsyncv1.Cohort_FRESHNESS_FAILED
+	case c.LastEvaluation == nil:
+		return cohortsyncv1.Cohort_FRESHNESS_NEVER
+	case now.Sub(c.LastEvaluation.AsOf) > limit:
+		return cohortsyncv1.Cohort_FRESHNESS_STALE
+	}
+	return cohortsyncv1.Cohort_FRESHNESS_FRESH
+}
+
+func cohortMessage(c store.Cohort, names func(string) string, now time.Time) *cohortsyncv1.Cohort {
+	failure := ""
+	if c.Failed != nil {
+		failure = c.Failed.ReasonText
+	}
 	return &cohortsyncv1.Cohort{
+		Freshness: freshness(&c, now), FailureText: failure, MembersUpdateTime: stamp(c.MembersUpdated),
 		Name: resource.Name("projects", c.ProjectID, "cohorts", c.ID), DisplayName: c.DisplayName, Description: c.Description, Definition: c.Definition,
-		Version: c.Version, Summary: cohort.Render(c.Definition), LastEvaluation: evaluation(c.LastEvaluation),
+		Version: c.Version, Summary: cohort.Render(c.Definition, names), LastEvaluation: evaluation(c.LastEvaluation),
 		CreateTime: stamp(c.Created), UpdateTime: stamp(c.Updated), Etag: strconv.FormatInt(c.Revision, 10),
 	}
 }

@@ -26,6 +26,12 @@ type Cohort struct {
 	// Revision counts all changes, from 1; it is the etag.
 	Revision       int64
 	LastEvaluation *Evaluation
+	// Failed is the newest evaluation if it failed.
+	Failed *EvaluationRecord
+	// SyncInterval is that of its most frequent active dynamic sync; 0 without one.
+	SyncInterval time.Duration
+	// MembersUpdated is when its kept users last changed; zero for none.
+	MembersUpdated time.Time
 	Created        time.Time
 	Updated        time.Time
 }
@@ -372,10 +378,46 @@ type Cohorts interface {
 	// UpdateCohort replaces name, description, definition and version if the
 	// stored revision is still c.Revision; else it fails with a Conflict fault.
 	UpdateCohort(ctx context.Context, c Cohort) (Cohort, error)
-	// DeleteCohort removes one; a Precondition fault while a sync uses it.
+	// DeleteCohort removes one; a Precondition fault while a sync uses it or another
+	// cohort refers to it.
 	DeleteCohort(ctx context.Context, project, id int64) error
-	// SetEvaluation records a cohort's last successful evaluation.
+	// SetEvaluation records an evaluation that succeeded.
 	SetEvaluation(ctx context.Context, project, id int64, e Evaluation) error
+	// SetEvaluationFailed records one that failed; the last successful one stays.
+	SetEvaluationFailed(ctx context.Context, project, id int64, f EvaluationRecord) error
+	// Evaluations reads up to limit evaluations before an instant, newest first.
+	// The newest KeptEvaluations are kept.
+	Evaluations(ctx context.Context, project, id int64, before time.Time, limit int) ([]EvaluationRecord, error)
+	// CohortMembers are the users that were uploaded to a cohort or that a webhook
+	// keeps in it; none for one that never got any.
+	CohortMembers(ctx context.Context, project, id int64) (Members, error)
+	// ChangeCohortMembers replaces them by what fn makes of them.
+	ChangeCohortMembers(ctx context.Context, project, id int64, now time.Time, fn func(*roaring64.Bitmap) *roaring64.Bitmap) (Members, error)
+	// ImportCohorts makes or changes cohorts by display name, all or none. resolve
+	// gets the numbers of the project's cohorts by display name, the new ones
+	// included, and returns the definitions in the order of list.
+	ImportCohorts(ctx context.Context, project int64, list []Cohort, now time.Time, resolve func(ids map[string]int64) ([]*typev1.Expression, error)) ([]Cohort, error)
+}
+
+// KeptEvaluations is how many evaluations of a cohort are kept: three weeks of one
+// every 15 minutes.
+const KeptEvaluations = 2000
+
+// EvaluationRecord is an evaluation of the past.
+type EvaluationRecord struct {
+	AsOf              time.Time
+	Users, Identified int64
+	Took              time.Duration
+	// Version is that of the definition.
+	Version int32
+	// Reason is empty, or why it failed; ReasonText is for people.
+	Reason, ReasonText string
+}
+
+// Members are users that are kept for a cohort.
+type Members struct {
+	Users   *roaring64.Bitmap
+	Updated time.Time
 }
 
 // Syncs keeps syncs.

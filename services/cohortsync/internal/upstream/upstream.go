@@ -81,9 +81,9 @@ func (u Users) AnswerLeaves(ctx context.Context, project int64, leaves []cohort.
 	defer cancel()
 	req := &ingestionv1.EvaluateLeavesRequest{Parent: parent(project), AsOf: timestamppb.New(asOf)}
 	for _, l := range leaves {
-		m := &ingestionv1.Leaf{Leaf: &ingestionv1.Leaf_Property{Property: l.Property}}
-		if l.Behavior != nil {
-			m.Leaf = &ingestionv1.Leaf_Behavior{Behavior: l.Behavior}
+		m, err := leafMessage(l)
+		if err != nil {
+			return nil, err
 		}
 		req.Leaves = append(req.Leaves, m)
 	}
@@ -126,6 +126,21 @@ func (u Users) AnswerLeaves(ctx context.Context, project int64, leaves []cohort.
 		return nil, incomplete(nil)
 	}
 	return ans, nil
+}
+
+func leafMessage(l cohort.Leaf) (*ingestionv1.Leaf, error) {
+	switch {
+	case l.Behavior != nil:
+		return &ingestionv1.Leaf{Leaf: &ingestionv1.Leaf_Behavior{Behavior: l.Behavior}}, nil
+	case l.Sequence != nil:
+		return &ingestionv1.Leaf{Leaf: &ingestionv1.Leaf_Sequence{Sequence: l.Sequence}}, nil
+	case l.IDs != nil:
+		return &ingestionv1.Leaf{Leaf: &ingestionv1.Leaf_Ids{Ids: l.IDs}}, nil
+	case l.Users != nil:
+		b, err := ledger.MarshalSet(l.Users)
+		return &ingestionv1.Leaf{Leaf: &ingestionv1.Leaf_Users{Users: &ingestionv1.UserSet{Roaring: b, Count: l.Users.GetCardinality()}}}, err
+	}
+	return &ingestionv1.Leaf{Leaf: &ingestionv1.Leaf_Property{Property: l.Property}}, nil
 }
 
 func incomplete(cause error) error {
@@ -173,4 +188,29 @@ func (u Users) Resolve(ctx context.Context, project int64, users *roaring64.Bitm
 			}
 		}
 	}
+}
+
+// assignChunk is how many ids one call names.
+const assignChunk = 10_000
+
+// Assign implements engine.Users.
+func (u Users) Assign(ctx context.Context, project int64, ids []string) (users *roaring64.Bitmap, refused []int, err error) {
+	const what = "looking up ids"
+	users = roaring64.New()
+	for from := 0; from < len(ids); from += assignChunk {
+		part := ids[from:min(len(ids), from+assignChunk)]
+		resp, err := u.Client.AssignUsers(ctx, &ingestionv1.AssignUsersRequest{Parent: parent(project), DistinctIds: part}, grpc.MaxCallRecvMsgSize(maxMessage))
+		if err != nil {
+			return nil, nil, toFault(what, err)
+		}
+		set, err := decodeSet(resp.GetUsers())
+		if err != nil {
+			return nil, nil, fault.New(fault.Unavailable, "UPSTREAM_FAILED", "%s failed", what).Wrap(err)
+		}
+		users.Or(set)
+		for _, i := range resp.GetRefused() {
+			refused = append(refused, from+int(i))
+		}
+	}
+	return users, refused, nil
 }

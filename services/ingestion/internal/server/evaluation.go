@@ -13,11 +13,13 @@ import (
 
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 	"github.com/cohortbridge/cohortbridge/platform/fault"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/feed"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/identity"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/leaf"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/profile"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/warehouse"
 )
 
@@ -28,6 +30,9 @@ type Evaluation struct {
 	Ledger    ledger.Ledger
 	Warehouse warehouse.Warehouse
 	Feeder    *feed.Feeder
+	// Registry and Resolver give ids that nobody has a user.
+	Registry project.Registry
+	Resolver *identity.Resolver
 }
 
 // EvaluateLeaves answers leaves on one snapshot.
@@ -85,8 +90,12 @@ func (s *Evaluation) EvaluateLeaves(req *ingestionv1.EvaluateLeavesRequest, stre
 }
 
 // owners are the users to whom ids belong.
-func (s *Evaluation) owners(ctx context.Context, project int64, ids []string) (*roaring64.Bitmap, error) {
-	found, err := s.Ledger.IDs(ctx, project, ids)
+func (s *Evaluation) owners(ctx context.Context, projectID int64, ids []string) (*roaring64.Bitmap, error) {
+	st, err := s.Ledger.State(ctx, projectID)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.Ledger.IDs(ctx, projectID, arrivals(ids, st.System))
 	if err != nil {
 		return nil, err
 	}
@@ -95,6 +104,65 @@ func (s *Evaluation) owners(ctx context.Context, project int64, ids []string) (*
 		out.Add(o.Canonical)
 	}
 	return out, nil
+}
+
+// arrivals are the ids that events with those ids would arrive under.
+func arrivals(ids []string, system project.IdentitySystem) []string {
+	if system != project.Original {
+		return ids
+	}
+	out := make([]string, len(ids))
+	for i, id := range ids {
+		out[i] = event.OriginalID(id)
+	}
+	return out
+}
+
+// AssignUsers returns users by ids, new ones for ids that nobody has.
+func (s *Evaluation) AssignUsers(ctx context.Context, req *ingestionv1.AssignUsersRequest) (*ingestionv1.AssignUsersResponse, error) {
+	id, err := projectID(req.GetParent())
+	if err != nil {
+		return nil, err
+	}
+	p, err := s.Registry.ByID(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	system, err := s.Resolver.System(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	out := &ingestionv1.AssignUsersResponse{}
+	var ids []string
+	for i, v := range req.GetDistinctIds() {
+		if !identity.PossibleID(v) || len(v) > event.MaxText {
+			out.Refused = append(out.Refused, int32(i)) //nolint:gosec // at most 10,000
+			continue
+		}
+		ids = append(ids, v)
+	}
+	users := roaring64.New()
+	if len(ids) > 0 {
+		ids = arrivals(ids, system)
+		err = s.Resolver.Update(ctx, id, system, func(_ ledger.Tx, session *identity.Session) error {
+			if err := session.Create(ids); err != nil {
+				return err
+			}
+			for _, v := range ids {
+				row, err := session.Get(v)
+				if err != nil {
+					return err
+				}
+				users.Add(row.Canonical)
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	out.Users, err = userSet(users)
+	return out, err
 }
 
 func userSet(bm *roaring64.Bitmap) (*ingestionv1.UserSet, error) {

@@ -30,6 +30,125 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// Freshness of last_evaluation.
+type Cohort_Freshness int32
+
+const (
+	// Never set.
+	Cohort_FRESHNESS_UNSPECIFIED Cohort_Freshness = 0
+	// It was never evaluated.
+	Cohort_FRESHNESS_NEVER Cohort_Freshness = 1
+	// Not older than two intervals of its most frequent dynamic sync, or than a day
+	// without one.
+	Cohort_FRESHNESS_FRESH Cohort_Freshness = 2
+	// Older.
+	Cohort_FRESHNESS_STALE Cohort_Freshness = 3
+	// The newest evaluation failed; last_evaluation is the one before.
+	Cohort_FRESHNESS_FAILED Cohort_Freshness = 4
+)
+
+// Enum value maps for Cohort_Freshness.
+var (
+	Cohort_Freshness_name = map[int32]string{
+		0: "FRESHNESS_UNSPECIFIED",
+		1: "FRESHNESS_NEVER",
+		2: "FRESHNESS_FRESH",
+		3: "FRESHNESS_STALE",
+		4: "FRESHNESS_FAILED",
+	}
+	Cohort_Freshness_value = map[string]int32{
+		"FRESHNESS_UNSPECIFIED": 0,
+		"FRESHNESS_NEVER":       1,
+		"FRESHNESS_FRESH":       2,
+		"FRESHNESS_STALE":       3,
+		"FRESHNESS_FAILED":      4,
+	}
+)
+
+func (x Cohort_Freshness) Enum() *Cohort_Freshness {
+	p := new(Cohort_Freshness)
+	*p = x
+	return p
+}
+
+func (x Cohort_Freshness) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Cohort_Freshness) Descriptor() protoreflect.EnumDescriptor {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_enumTypes[0].Descriptor()
+}
+
+func (Cohort_Freshness) Type() protoreflect.EnumType {
+	return &file_cohortbridge_cohortsync_v1_cohort_proto_enumTypes[0]
+}
+
+func (x Cohort_Freshness) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Cohort_Freshness.Descriptor instead.
+func (Cohort_Freshness) EnumDescriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP(), []int{0, 0}
+}
+
+// Mode of an upload.
+type UploadIdsRequest_Mode int32
+
+const (
+	// REPLACE.
+	UploadIdsRequest_MODE_UNSPECIFIED UploadIdsRequest_Mode = 0
+	// The uploaded users, and nobody else.
+	UploadIdsRequest_MODE_REPLACE UploadIdsRequest_Mode = 1
+	// The uploaded users as well.
+	UploadIdsRequest_MODE_ADD UploadIdsRequest_Mode = 2
+	// Not the uploaded users.
+	UploadIdsRequest_MODE_REMOVE UploadIdsRequest_Mode = 3
+)
+
+// Enum value maps for UploadIdsRequest_Mode.
+var (
+	UploadIdsRequest_Mode_name = map[int32]string{
+		0: "MODE_UNSPECIFIED",
+		1: "MODE_REPLACE",
+		2: "MODE_ADD",
+		3: "MODE_REMOVE",
+	}
+	UploadIdsRequest_Mode_value = map[string]int32{
+		"MODE_UNSPECIFIED": 0,
+		"MODE_REPLACE":     1,
+		"MODE_ADD":         2,
+		"MODE_REMOVE":      3,
+	}
+)
+
+func (x UploadIdsRequest_Mode) Enum() *UploadIdsRequest_Mode {
+	p := new(UploadIdsRequest_Mode)
+	*p = x
+	return p
+}
+
+func (x UploadIdsRequest_Mode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (UploadIdsRequest_Mode) Descriptor() protoreflect.EnumDescriptor {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_enumTypes[1].Descriptor()
+}
+
+func (UploadIdsRequest_Mode) Type() protoreflect.EnumType {
+	return &file_cohortbridge_cohortsync_v1_cohort_proto_enumTypes[1]
+}
+
+func (x UploadIdsRequest_Mode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use UploadIdsRequest_Mode.Descriptor instead.
+func (UploadIdsRequest_Mode) EnumDescriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP(), []int{22, 0}
+}
+
 // Cohort is a named set of users defined by conditions.
 type Cohort struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -53,9 +172,16 @@ type Cohort struct {
 	// When it last changed.
 	UpdateTime *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=update_time,json=updateTime,proto3" json:"update_time,omitempty"`
 	// Changes with every change; send it back on update to refuse a lost race.
-	Etag          string `protobuf:"bytes,10,opt,name=etag,proto3" json:"etag,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Etag string `protobuf:"bytes,10,opt,name=etag,proto3" json:"etag,omitempty"`
+	// Whether last_evaluation can be relied on.
+	Freshness Cohort_Freshness `protobuf:"varint,11,opt,name=freshness,proto3,enum=cohortbridge.cohortsync.v1.Cohort_Freshness" json:"freshness,omitempty"`
+	// Why the newest evaluation failed; only of FAILED.
+	FailureText string `protobuf:"bytes,12,opt,name=failure_text,json=failureText,proto3" json:"failure_text,omitempty"`
+	// When users were last uploaded, or last changed by a webhook; of definitions that
+	// stand for such users only.
+	MembersUpdateTime *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=members_update_time,json=membersUpdateTime,proto3" json:"members_update_time,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Cohort) Reset() {
@@ -156,6 +282,27 @@ func (x *Cohort) GetEtag() string {
 		return x.Etag
 	}
 	return ""
+}
+
+func (x *Cohort) GetFreshness() Cohort_Freshness {
+	if x != nil {
+		return x.Freshness
+	}
+	return Cohort_FRESHNESS_UNSPECIFIED
+}
+
+func (x *Cohort) GetFailureText() string {
+	if x != nil {
+		return x.FailureText
+	}
+	return ""
+}
+
+func (x *Cohort) GetMembersUpdateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.MembersUpdateTime
+	}
+	return nil
 }
 
 // Evaluation is who is in a cohort at one instant, in numbers.
@@ -1230,11 +1377,666 @@ func (x *GetMemberSetResponse) GetAsOf() *timestamppb.Timestamp {
 	return nil
 }
 
+// ListEvaluationsRequest pages through a cohort's evaluations.
+type ListEvaluationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `projects/{project}/cohorts/{cohort}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// At most this many, 1 to 1000; default 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// next_page_token of the previous answer.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEvaluationsRequest) Reset() {
+	*x = ListEvaluationsRequest{}
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEvaluationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEvaluationsRequest) ProtoMessage() {}
+
+func (x *ListEvaluationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEvaluationsRequest.ProtoReflect.Descriptor instead.
+func (*ListEvaluationsRequest) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ListEvaluationsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ListEvaluationsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListEvaluationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListEvaluationsResponse is one page.
+type ListEvaluationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The evaluations, newest first.
+	Evaluations []*EvaluationRecord `protobuf:"bytes,1,rep,name=evaluations,proto3" json:"evaluations,omitempty"`
+	// Empty on the last page.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEvaluationsResponse) Reset() {
+	*x = ListEvaluationsResponse{}
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEvaluationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEvaluationsResponse) ProtoMessage() {}
+
+func (x *ListEvaluationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEvaluationsResponse.ProtoReflect.Descriptor instead.
+func (*ListEvaluationsResponse) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ListEvaluationsResponse) GetEvaluations() []*EvaluationRecord {
+	if x != nil {
+		return x.Evaluations
+	}
+	return nil
+}
+
+func (x *ListEvaluationsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// EvaluationRecord is an evaluation of the past.
+type EvaluationRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The instant.
+	AsOf *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=as_of,json=asOf,proto3" json:"as_of,omitempty"`
+	// Users the definition selected.
+	Users int64 `protobuf:"varint,2,opt,name=users,proto3" json:"users,omitempty"`
+	// Of these, identified users.
+	IdentifiedUsers int64 `protobuf:"varint,3,opt,name=identified_users,json=identifiedUsers,proto3" json:"identified_users,omitempty"`
+	// How long it took.
+	Duration *durationpb.Duration `protobuf:"bytes,4,opt,name=duration,proto3" json:"duration,omitempty"`
+	// Version of the definition.
+	Version int32 `protobuf:"varint,5,opt,name=version,proto3" json:"version,omitempty"`
+	// Empty, or a stable code of why it failed; then the numbers mean nothing.
+	Reason string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// The reason in words.
+	ReasonText    string `protobuf:"bytes,7,opt,name=reason_text,json=reasonText,proto3" json:"reason_text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EvaluationRecord) Reset() {
+	*x = EvaluationRecord{}
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EvaluationRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EvaluationRecord) ProtoMessage() {}
+
+func (x *EvaluationRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EvaluationRecord.ProtoReflect.Descriptor instead.
+func (*EvaluationRecord) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *EvaluationRecord) GetAsOf() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AsOf
+	}
+	return nil
+}
+
+func (x *EvaluationRecord) GetUsers() int64 {
+	if x != nil {
+		return x.Users
+	}
+	return 0
+}
+
+func (x *EvaluationRecord) GetIdentifiedUsers() int64 {
+	if x != nil {
+		return x.IdentifiedUsers
+	}
+	return 0
+}
+
+func (x *EvaluationRecord) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
+func (x *EvaluationRecord) GetVersion() int32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *EvaluationRecord) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *EvaluationRecord) GetReasonText() string {
+	if x != nil {
+		return x.ReasonText
+	}
+	return ""
+}
+
+// UploadIdsRequest is a part of a CSV.
+type UploadIdsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `projects/{project}/cohorts/{cohort}`. In the first message only.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What becomes of the users that are there; default REPLACE. In the first message only.
+	Mode UploadIdsRequest_Mode `protobuf:"varint,2,opt,name=mode,proto3,enum=cohortbridge.cohortsync.v1.UploadIdsRequest_Mode" json:"mode,omitempty"`
+	// The next bytes of the CSV: UTF-8, with or without a byte order mark, comma
+	// separated, quoted as RFC 4180 says. Its first line names the columns; one is
+	// `distinct_id` or `$distinct_id`, the others are not looked at. At most 10 million
+	// lines, each up to 64 KB. An id of 1 to 255 bytes a line; a line without one is
+	// reported and left out, and an id that comes again counts once.
+	Csv           []byte `protobuf:"bytes,3,opt,name=csv,proto3" json:"csv,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadIdsRequest) Reset() {
+	*x = UploadIdsRequest{}
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadIdsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadIdsRequest) ProtoMessage() {}
+
+func (x *UploadIdsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadIdsRequest.ProtoReflect.Descriptor instead.
+func (*UploadIdsRequest) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *UploadIdsRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UploadIdsRequest) GetMode() UploadIdsRequest_Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return UploadIdsRequest_MODE_UNSPECIFIED
+}
+
+func (x *UploadIdsRequest) GetCsv() []byte {
+	if x != nil {
+		return x.Csv
+	}
+	return nil
+}
+
+// UploadIdsResponse says what was read.
+type UploadIdsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Lines read, without the first.
+	Lines int64 `protobuf:"varint,1,opt,name=lines,proto3" json:"lines,omitempty"`
+	// Users they name, each once.
+	Users int64 `protobuf:"varint,2,opt,name=users,proto3" json:"users,omitempty"`
+	// Users of the cohort now.
+	Total int64 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	// Lines that were left out.
+	Refused int64 `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
+	// The first 100 of them.
+	RefusedLines  []*UploadIdsResponse_RefusedLine `protobuf:"bytes,5,rep,name=refused_lines,json=refusedLines,proto3" json:"refused_lines,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadIdsResponse) Reset() {
+	*x = UploadIdsResponse{}
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadIdsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadIdsResponse) ProtoMessage() {}
+
+func (x *UploadIdsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadIdsResponse.ProtoReflect.Descriptor instead.
+func (*UploadIdsResponse) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *UploadIdsResponse) GetLines() int64 {
+	if x != nil {
+		return x.Lines
+	}
+	return 0
+}
+
+func (x *UploadIdsResponse) GetUsers() int64 {
+	if x != nil {
+		return x.Users
+	}
+	return 0
+}
+
+func (x *UploadIdsResponse) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *UploadIdsResponse) GetRefused() int64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *UploadIdsResponse) GetRefusedLines() []*UploadIdsResponse_RefusedLine {
+	if x != nil {
+		return x.RefusedLines
+	}
+	return nil
+}
+
+// ExportDefinitionsRequest says what to write.
+type ExportDefinitionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `projects/{project}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// Names of cohorts, up to 1,000; those that they refer to are written as well.
+	// Empty means all.
+	Cohorts       []string `protobuf:"bytes,2,rep,name=cohorts,proto3" json:"cohorts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportDefinitionsRequest) Reset() {
+	*x = ExportDefinitionsRequest{}
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportDefinitionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportDefinitionsRequest) ProtoMessage() {}
+
+func (x *ExportDefinitionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportDefinitionsRequest.ProtoReflect.Descriptor instead.
+func (*ExportDefinitionsRequest) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ExportDefinitionsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ExportDefinitionsRequest) GetCohorts() []string {
+	if x != nil {
+		return x.Cohorts
+	}
+	return nil
+}
+
+// ExportDefinitionsResponse has the document.
+type ExportDefinitionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// {"cohorts":[{"display_name","description","definition"}]}, each definition in its
+	// canonical form: names sorted, defaults written out.
+	Document      string `protobuf:"bytes,1,opt,name=document,proto3" json:"document,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportDefinitionsResponse) Reset() {
+	*x = ExportDefinitionsResponse{}
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportDefinitionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportDefinitionsResponse) ProtoMessage() {}
+
+func (x *ExportDefinitionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportDefinitionsResponse.ProtoReflect.Descriptor instead.
+func (*ExportDefinitionsResponse) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ExportDefinitionsResponse) GetDocument() string {
+	if x != nil {
+		return x.Document
+	}
+	return ""
+}
+
+// ImportDefinitionsRequest has a document.
+type ImportDefinitionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `projects/{project}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// What ExportDefinitions returned, or the like; up to 1,000 cohorts and 4 MB.
+	Document string `protobuf:"bytes,2,opt,name=document,proto3" json:"document,omitempty"`
+	// Check it and say what would become of it, without changing anything.
+	ValidateOnly  bool `protobuf:"varint,3,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportDefinitionsRequest) Reset() {
+	*x = ImportDefinitionsRequest{}
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportDefinitionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportDefinitionsRequest) ProtoMessage() {}
+
+func (x *ImportDefinitionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportDefinitionsRequest.ProtoReflect.Descriptor instead.
+func (*ImportDefinitionsRequest) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ImportDefinitionsRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *ImportDefinitionsRequest) GetDocument() string {
+	if x != nil {
+		return x.Document
+	}
+	return ""
+}
+
+func (x *ImportDefinitionsRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+// ImportDefinitionsResponse says what became of each cohort of the document.
+type ImportDefinitionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The cohorts that are new; with validate_only without a name.
+	Created []*Cohort `protobuf:"bytes,1,rep,name=created,proto3" json:"created,omitempty"`
+	// The cohorts whose description or definition changed.
+	Updated []*Cohort `protobuf:"bytes,2,rep,name=updated,proto3" json:"updated,omitempty"`
+	// The cohorts that were so already.
+	Unchanged     []*Cohort `protobuf:"bytes,3,rep,name=unchanged,proto3" json:"unchanged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportDefinitionsResponse) Reset() {
+	*x = ImportDefinitionsResponse{}
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportDefinitionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportDefinitionsResponse) ProtoMessage() {}
+
+func (x *ImportDefinitionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportDefinitionsResponse.ProtoReflect.Descriptor instead.
+func (*ImportDefinitionsResponse) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ImportDefinitionsResponse) GetCreated() []*Cohort {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *ImportDefinitionsResponse) GetUpdated() []*Cohort {
+	if x != nil {
+		return x.Updated
+	}
+	return nil
+}
+
+func (x *ImportDefinitionsResponse) GetUnchanged() []*Cohort {
+	if x != nil {
+		return x.Unchanged
+	}
+	return nil
+}
+
+// RefusedLine is a line that was left out.
+type UploadIdsResponse_RefusedLine struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number, from 1; the first line of the CSV is 1.
+	Line int64 `protobuf:"varint,1,opt,name=line,proto3" json:"line,omitempty"`
+	// What is wrong with it.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UploadIdsResponse_RefusedLine) Reset() {
+	*x = UploadIdsResponse_RefusedLine{}
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UploadIdsResponse_RefusedLine) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UploadIdsResponse_RefusedLine) ProtoMessage() {}
+
+func (x *UploadIdsResponse_RefusedLine) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UploadIdsResponse_RefusedLine.ProtoReflect.Descriptor instead.
+func (*UploadIdsResponse_RefusedLine) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP(), []int{23, 0}
+}
+
+func (x *UploadIdsResponse_RefusedLine) GetLine() int64 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
+func (x *UploadIdsResponse_RefusedLine) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 var File_cohortbridge_cohortsync_v1_cohort_proto protoreflect.FileDescriptor
 
 const file_cohortbridge_cohortsync_v1_cohort_proto_rawDesc = "" +
 	"\n" +
-	"'cohortbridge/cohortsync/v1/cohort.proto\x12\x1acohortbridge.cohortsync.v1\x1a\x1bbuf/validate/validate.proto\x1a%cohortbridge/type/v1/expression.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xaa\x04\n" +
+	"'cohortbridge/cohortsync/v1/cohort.proto\x12\x1acohortbridge.cohortsync.v1\x1a\x1bbuf/validate/validate.proto\x1a%cohortbridge/type/v1/expression.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x19google/api/resource.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf1\x06\n" +
 	"\x06Cohort\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12*\n" +
 	"\fdisplay_name\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x18dR\vdisplayName\x12*\n" +
@@ -1250,7 +2052,16 @@ const file_cohortbridge_cohortsync_v1_cohort_proto_rawDesc = "" +
 	"\vupdate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"updateTime\x12\x12\n" +
 	"\x04etag\x18\n" +
-	" \x01(\tR\x04etag:A\xeaA>\n" +
+	" \x01(\tR\x04etag\x12O\n" +
+	"\tfreshness\x18\v \x01(\x0e2,.cohortbridge.cohortsync.v1.Cohort.FreshnessB\x03\xe0A\x03R\tfreshness\x12&\n" +
+	"\ffailure_text\x18\f \x01(\tB\x03\xe0A\x03R\vfailureText\x12O\n" +
+	"\x13members_update_time\x18\r \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\x11membersUpdateTime\"{\n" +
+	"\tFreshness\x12\x19\n" +
+	"\x15FRESHNESS_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fFRESHNESS_NEVER\x10\x01\x12\x13\n" +
+	"\x0fFRESHNESS_FRESH\x10\x02\x12\x13\n" +
+	"\x0fFRESHNESS_STALE\x10\x03\x12\x14\n" +
+	"\x10FRESHNESS_FAILED\x10\x04:A\xeaA>\n" +
 	"\x17cohortbridge.dev/Cohort\x12#projects/{project}/cohorts/{cohort}\"\x9a\x02\n" +
 	"\n" +
 	"Evaluation\x12/\n" +
@@ -1331,8 +2142,56 @@ const file_cohortbridge_cohortsync_v1_cohort_proto_rawDesc = "" +
 	"\x14GetMemberSetResponse\x12\x18\n" +
 	"\aroaring\x18\x01 \x01(\fR\aroaring\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12/\n" +
-	"\x05as_of\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf2\x89\n" +
+	"\x05as_of\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\"\xae\x01\n" +
+	"\x16ListEvaluationsRequest\x12L\n" +
+	"\x06parent\x18\x01 \x01(\tB4\xe0A\x02\xbaH.r,2*^projects/[0-9]{1,18}/cohorts/[0-9]{1,18}$R\x06parent\x12'\n" +
+	"\tpage_size\x18\x02 \x01(\x05B\n" +
+	"\xbaH\a\x1a\x05\x18\xe8\a(\x00R\bpageSize\x12\x1d\n" +
 	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\x91\x01\n" +
+	"\x17ListEvaluationsResponse\x12N\n" +
+	"\vevaluations\x18\x01 \x03(\v2,.cohortbridge.cohortsync.v1.EvaluationRecordR\vevaluations\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x8e\x02\n" +
+	"\x10EvaluationRecord\x12/\n" +
+	"\x05as_of\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x04asOf\x12\x14\n" +
+	"\x05users\x18\x02 \x01(\x03R\x05users\x12)\n" +
+	"\x10identified_users\x18\x03 \x01(\x03R\x0fidentifiedUsers\x125\n" +
+	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12\x18\n" +
+	"\aversion\x18\x05 \x01(\x05R\aversion\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x1f\n" +
+	"\vreason_text\x18\a \x01(\tR\n" +
+	"reasonText\"\x93\x02\n" +
+	"\x10UploadIdsRequest\x12H\n" +
+	"\x04name\x18\x01 \x01(\tB4\xbaH1r/2-^(projects/[0-9]{1,18}/cohorts/[0-9]{1,18})?$R\x04name\x12O\n" +
+	"\x04mode\x18\x02 \x01(\x0e21.cohortbridge.cohortsync.v1.UploadIdsRequest.ModeB\b\xbaH\x05\x82\x01\x02\x10\x01R\x04mode\x12\x15\n" +
+	"\x03csv\x18\x03 \x01(\fB\x03\x80\x01\x01R\x03csv\"M\n" +
+	"\x04Mode\x12\x14\n" +
+	"\x10MODE_UNSPECIFIED\x10\x00\x12\x10\n" +
+	"\fMODE_REPLACE\x10\x01\x12\f\n" +
+	"\bMODE_ADD\x10\x02\x12\x0f\n" +
+	"\vMODE_REMOVE\x10\x03\"\x8a\x02\n" +
+	"\x11UploadIdsResponse\x12\x14\n" +
+	"\x05lines\x18\x01 \x01(\x03R\x05lines\x12\x14\n" +
+	"\x05users\x18\x02 \x01(\x03R\x05users\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\x03R\x05total\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\x03R\arefused\x12^\n" +
+	"\rrefused_lines\x18\x05 \x03(\v29.cohortbridge.cohortsync.v1.UploadIdsResponse.RefusedLineR\frefusedLines\x1a9\n" +
+	"\vRefusedLine\x12\x12\n" +
+	"\x04line\x18\x01 \x01(\x03R\x04line\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xa9\x01\n" +
+	"\x18ExportDefinitionsRequest\x128\n" +
+	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12S\n" +
+	"\acohorts\x18\x02 \x03(\tB9\xbaH6\x92\x013\x10\xe8\a\".r,2*^projects/[0-9]{1,18}/cohorts/[0-9]{1,18}$R\acohorts\"7\n" +
+	"\x19ExportDefinitionsResponse\x12\x1a\n" +
+	"\bdocument\x18\x01 \x01(\tR\bdocument\"\xa3\x01\n" +
+	"\x18ImportDefinitionsRequest\x128\n" +
+	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12(\n" +
+	"\bdocument\x18\x02 \x01(\tB\f\xbaH\tr\a \x01(\x80\x80\x80\x02R\bdocument\x12#\n" +
+	"\rvalidate_only\x18\x03 \x01(\bR\fvalidateOnly\"\xd9\x01\n" +
+	"\x19ImportDefinitionsResponse\x12<\n" +
+	"\acreated\x18\x01 \x03(\v2\".cohortbridge.cohortsync.v1.CohortR\acreated\x12<\n" +
+	"\aupdated\x18\x02 \x03(\v2\".cohortbridge.cohortsync.v1.CohortR\aupdated\x12@\n" +
+	"\tunchanged\x18\x03 \x03(\v2\".cohortbridge.cohortsync.v1.CohortR\tunchanged2\x94\x0f\n" +
 	"\rCohortService\x12\xa2\x01\n" +
 	"\fCreateCohort\x12/.cohortbridge.cohortsync.v1.CreateCohortRequest\x1a0.cohortbridge.cohortsync.v1.CreateCohortResponse\"/\x82\xd3\xe4\x93\x02):\x06cohort\"\x1f/v1/{parent=projects/*}/cohorts\x12\x91\x01\n" +
 	"\tGetCohort\x12,.cohortbridge.cohortsync.v1.GetCohortRequest\x1a-.cohortbridge.cohortsync.v1.GetCohortResponse\"'\x82\xd3\xe4\x93\x02!\x12\x1f/v1/{name=projects/*/cohorts/*}\x12\x97\x01\n" +
@@ -1340,7 +2199,11 @@ const file_cohortbridge_cohortsync_v1_cohort_proto_rawDesc = "" +
 	"\fUpdateCohort\x12/.cohortbridge.cohortsync.v1.UpdateCohortRequest\x1a0.cohortbridge.cohortsync.v1.UpdateCohortResponse\"6\x82\xd3\xe4\x93\x020:\x06cohort2&/v1/{cohort.name=projects/*/cohorts/*}\x12\x80\x01\n" +
 	"\fDeleteCohort\x12/.cohortbridge.cohortsync.v1.DeleteCohortRequest\x1a\x16.google.protobuf.Empty\"'\x82\xd3\xe4\x93\x02!*\x1f/v1/{name=projects/*/cohorts/*}\x12\xa8\x01\n" +
 	"\rPreviewCohort\x120.cohortbridge.cohortsync.v1.PreviewCohortRequest\x1a1.cohortbridge.cohortsync.v1.PreviewCohortResponse\"2\x82\xd3\xe4\x93\x02,:\x01*\"'/v1/{parent=projects/*}/cohorts:preview\x12\xa1\x01\n" +
-	"\vListMembers\x12..cohortbridge.cohortsync.v1.ListMembersRequest\x1a/.cohortbridge.cohortsync.v1.ListMembersResponse\"1\x82\xd3\xe4\x93\x02+\x12)/v1/{parent=projects/*/cohorts/*}/members\x12\xa6\x01\n" +
+	"\vListMembers\x12..cohortbridge.cohortsync.v1.ListMembersRequest\x1a/.cohortbridge.cohortsync.v1.ListMembersResponse\"1\x82\xd3\xe4\x93\x02+\x12)/v1/{parent=projects/*/cohorts/*}/members\x12\xb1\x01\n" +
+	"\x0fListEvaluations\x122.cohortbridge.cohortsync.v1.ListEvaluationsRequest\x1a3.cohortbridge.cohortsync.v1.ListEvaluationsResponse\"5\x82\xd3\xe4\x93\x02/\x12-/v1/{parent=projects/*/cohorts/*}/evaluations\x12l\n" +
+	"\tUploadIds\x12,.cohortbridge.cohortsync.v1.UploadIdsRequest\x1a-.cohortbridge.cohortsync.v1.UploadIdsResponse\"\x00(\x01\x12\xb0\x01\n" +
+	"\x11ExportDefinitions\x124.cohortbridge.cohortsync.v1.ExportDefinitionsRequest\x1a5.cohortbridge.cohortsync.v1.ExportDefinitionsResponse\".\x82\xd3\xe4\x93\x02(\x12&/v1/{parent=projects/*}/cohorts:export\x12\xb3\x01\n" +
+	"\x11ImportDefinitions\x124.cohortbridge.cohortsync.v1.ImportDefinitionsRequest\x1a5.cohortbridge.cohortsync.v1.ImportDefinitionsResponse\"1\x82\xd3\xe4\x93\x02+:\x01*\"&/v1/{parent=projects/*}/cohorts:import\x12\xa6\x01\n" +
 	"\fGetMemberSet\x12/.cohortbridge.cohortsync.v1.GetMemberSetRequest\x1a0.cohortbridge.cohortsync.v1.GetMemberSetResponse\"3\x82\xd3\xe4\x93\x02-\x12+/v1/{parent=projects/*/cohorts/*}/memberSetBUZSgithub.com/cohortbridge/cohortbridge/gen/go/cohortbridge/cohortsync/v1;cohortsyncv1b\x06proto3"
 
 var (
@@ -1355,74 +2218,105 @@ func file_cohortbridge_cohortsync_v1_cohort_proto_rawDescGZIP() []byte {
 	return file_cohortbridge_cohortsync_v1_cohort_proto_rawDescData
 }
 
-var file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_cohortbridge_cohortsync_v1_cohort_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_cohortbridge_cohortsync_v1_cohort_proto_goTypes = []any{
-	(*Cohort)(nil),                // 0: cohortbridge.cohortsync.v1.Cohort
-	(*Evaluation)(nil),            // 1: cohortbridge.cohortsync.v1.Evaluation
-	(*LeafStatistics)(nil),        // 2: cohortbridge.cohortsync.v1.LeafStatistics
-	(*CreateCohortRequest)(nil),   // 3: cohortbridge.cohortsync.v1.CreateCohortRequest
-	(*CreateCohortResponse)(nil),  // 4: cohortbridge.cohortsync.v1.CreateCohortResponse
-	(*GetCohortRequest)(nil),      // 5: cohortbridge.cohortsync.v1.GetCohortRequest
-	(*GetCohortResponse)(nil),     // 6: cohortbridge.cohortsync.v1.GetCohortResponse
-	(*ListCohortsRequest)(nil),    // 7: cohortbridge.cohortsync.v1.ListCohortsRequest
-	(*ListCohortsResponse)(nil),   // 8: cohortbridge.cohortsync.v1.ListCohortsResponse
-	(*UpdateCohortRequest)(nil),   // 9: cohortbridge.cohortsync.v1.UpdateCohortRequest
-	(*UpdateCohortResponse)(nil),  // 10: cohortbridge.cohortsync.v1.UpdateCohortResponse
-	(*DeleteCohortRequest)(nil),   // 11: cohortbridge.cohortsync.v1.DeleteCohortRequest
-	(*PreviewCohortRequest)(nil),  // 12: cohortbridge.cohortsync.v1.PreviewCohortRequest
-	(*PreviewCohortResponse)(nil), // 13: cohortbridge.cohortsync.v1.PreviewCohortResponse
-	(*ListMembersRequest)(nil),    // 14: cohortbridge.cohortsync.v1.ListMembersRequest
-	(*ListMembersResponse)(nil),   // 15: cohortbridge.cohortsync.v1.ListMembersResponse
-	(*CohortMember)(nil),          // 16: cohortbridge.cohortsync.v1.CohortMember
-	(*GetMemberSetRequest)(nil),   // 17: cohortbridge.cohortsync.v1.GetMemberSetRequest
-	(*GetMemberSetResponse)(nil),  // 18: cohortbridge.cohortsync.v1.GetMemberSetResponse
-	(*v1.Expression)(nil),         // 19: cohortbridge.type.v1.Expression
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
-	(*fieldmaskpb.FieldMask)(nil), // 22: google.protobuf.FieldMask
-	(*emptypb.Empty)(nil),         // 23: google.protobuf.Empty
+	(Cohort_Freshness)(0),                 // 0: cohortbridge.cohortsync.v1.Cohort.Freshness
+	(UploadIdsRequest_Mode)(0),            // 1: cohortbridge.cohortsync.v1.UploadIdsRequest.Mode
+	(*Cohort)(nil),                        // 2: cohortbridge.cohortsync.v1.Cohort
+	(*Evaluation)(nil),                    // 3: cohortbridge.cohortsync.v1.Evaluation
+	(*LeafStatistics)(nil),                // 4: cohortbridge.cohortsync.v1.LeafStatistics
+	(*CreateCohortRequest)(nil),           // 5: cohortbridge.cohortsync.v1.CreateCohortRequest
+	(*CreateCohortResponse)(nil),          // 6: cohortbridge.cohortsync.v1.CreateCohortResponse
+	(*GetCohortRequest)(nil),              // 7: cohortbridge.cohortsync.v1.GetCohortRequest
+	(*GetCohortResponse)(nil),             // 8: cohortbridge.cohortsync.v1.GetCohortResponse
+	(*ListCohortsRequest)(nil),            // 9: cohortbridge.cohortsync.v1.ListCohortsRequest
+	(*ListCohortsResponse)(nil),           // 10: cohortbridge.cohortsync.v1.ListCohortsResponse
+	(*UpdateCohortRequest)(nil),           // 11: cohortbridge.cohortsync.v1.UpdateCohortRequest
+	(*UpdateCohortResponse)(nil),          // 12: cohortbridge.cohortsync.v1.UpdateCohortResponse
+	(*DeleteCohortRequest)(nil),           // 13: cohortbridge.cohortsync.v1.DeleteCohortRequest
+	(*PreviewCohortRequest)(nil),          // 14: cohortbridge.cohortsync.v1.PreviewCohortRequest
+	(*PreviewCohortResponse)(nil),         // 15: cohortbridge.cohortsync.v1.PreviewCohortResponse
+	(*ListMembersRequest)(nil),            // 16: cohortbridge.cohortsync.v1.ListMembersRequest
+	(*ListMembersResponse)(nil),           // 17: cohortbridge.cohortsync.v1.ListMembersResponse
+	(*CohortMember)(nil),                  // 18: cohortbridge.cohortsync.v1.CohortMember
+	(*GetMemberSetRequest)(nil),           // 19: cohortbridge.cohortsync.v1.GetMemberSetRequest
+	(*GetMemberSetResponse)(nil),          // 20: cohortbridge.cohortsync.v1.GetMemberSetResponse
+	(*ListEvaluationsRequest)(nil),        // 21: cohortbridge.cohortsync.v1.ListEvaluationsRequest
+	(*ListEvaluationsResponse)(nil),       // 22: cohortbridge.cohortsync.v1.ListEvaluationsResponse
+	(*EvaluationRecord)(nil),              // 23: cohortbridge.cohortsync.v1.EvaluationRecord
+	(*UploadIdsRequest)(nil),              // 24: cohortbridge.cohortsync.v1.UploadIdsRequest
+	(*UploadIdsResponse)(nil),             // 25: cohortbridge.cohortsync.v1.UploadIdsResponse
+	(*ExportDefinitionsRequest)(nil),      // 26: cohortbridge.cohortsync.v1.ExportDefinitionsRequest
+	(*ExportDefinitionsResponse)(nil),     // 27: cohortbridge.cohortsync.v1.ExportDefinitionsResponse
+	(*ImportDefinitionsRequest)(nil),      // 28: cohortbridge.cohortsync.v1.ImportDefinitionsRequest
+	(*ImportDefinitionsResponse)(nil),     // 29: cohortbridge.cohortsync.v1.ImportDefinitionsResponse
+	(*UploadIdsResponse_RefusedLine)(nil), // 30: cohortbridge.cohortsync.v1.UploadIdsResponse.RefusedLine
+	(*v1.Expression)(nil),                 // 31: cohortbridge.type.v1.Expression
+	(*timestamppb.Timestamp)(nil),         // 32: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),           // 33: google.protobuf.Duration
+	(*fieldmaskpb.FieldMask)(nil),         // 34: google.protobuf.FieldMask
+	(*emptypb.Empty)(nil),                 // 35: google.protobuf.Empty
 }
 var file_cohortbridge_cohortsync_v1_cohort_proto_depIdxs = []int32{
-	19, // 0: cohortbridge.cohortsync.v1.Cohort.definition:type_name -> cohortbridge.type.v1.Expression
-	1,  // 1: cohortbridge.cohortsync.v1.Cohort.last_evaluation:type_name -> cohortbridge.cohortsync.v1.Evaluation
-	20, // 2: cohortbridge.cohortsync.v1.Cohort.create_time:type_name -> google.protobuf.Timestamp
-	20, // 3: cohortbridge.cohortsync.v1.Cohort.update_time:type_name -> google.protobuf.Timestamp
-	20, // 4: cohortbridge.cohortsync.v1.Evaluation.as_of:type_name -> google.protobuf.Timestamp
-	21, // 5: cohortbridge.cohortsync.v1.Evaluation.duration:type_name -> google.protobuf.Duration
-	2,  // 6: cohortbridge.cohortsync.v1.Evaluation.leaves:type_name -> cohortbridge.cohortsync.v1.LeafStatistics
-	21, // 7: cohortbridge.cohortsync.v1.LeafStatistics.duration:type_name -> google.protobuf.Duration
-	0,  // 8: cohortbridge.cohortsync.v1.CreateCohortRequest.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
-	0,  // 9: cohortbridge.cohortsync.v1.CreateCohortResponse.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
-	0,  // 10: cohortbridge.cohortsync.v1.GetCohortResponse.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
-	0,  // 11: cohortbridge.cohortsync.v1.ListCohortsResponse.cohorts:type_name -> cohortbridge.cohortsync.v1.Cohort
-	0,  // 12: cohortbridge.cohortsync.v1.UpdateCohortRequest.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
-	22, // 13: cohortbridge.cohortsync.v1.UpdateCohortRequest.update_mask:type_name -> google.protobuf.FieldMask
-	0,  // 14: cohortbridge.cohortsync.v1.UpdateCohortResponse.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
-	19, // 15: cohortbridge.cohortsync.v1.PreviewCohortRequest.definition:type_name -> cohortbridge.type.v1.Expression
-	1,  // 16: cohortbridge.cohortsync.v1.PreviewCohortResponse.evaluation:type_name -> cohortbridge.cohortsync.v1.Evaluation
-	16, // 17: cohortbridge.cohortsync.v1.ListMembersResponse.members:type_name -> cohortbridge.cohortsync.v1.CohortMember
-	20, // 18: cohortbridge.cohortsync.v1.GetMemberSetResponse.as_of:type_name -> google.protobuf.Timestamp
-	3,  // 19: cohortbridge.cohortsync.v1.CohortService.CreateCohort:input_type -> cohortbridge.cohortsync.v1.CreateCohortRequest
-	5,  // 20: cohortbridge.cohortsync.v1.CohortService.GetCohort:input_type -> cohortbridge.cohortsync.v1.GetCohortRequest
-	7,  // 21: cohortbridge.cohortsync.v1.CohortService.ListCohorts:input_type -> cohortbridge.cohortsync.v1.ListCohortsRequest
-	9,  // 22: cohortbridge.cohortsync.v1.CohortService.UpdateCohort:input_type -> cohortbridge.cohortsync.v1.UpdateCohortRequest
-	11, // 23: cohortbridge.cohortsync.v1.CohortService.DeleteCohort:input_type -> cohortbridge.cohortsync.v1.DeleteCohortRequest
-	12, // 24: cohortbridge.cohortsync.v1.CohortService.PreviewCohort:input_type -> cohortbridge.cohortsync.v1.PreviewCohortRequest
-	14, // 25: cohortbridge.cohortsync.v1.CohortService.ListMembers:input_type -> cohortbridge.cohortsync.v1.ListMembersRequest
-	17, // 26: cohortbridge.cohortsync.v1.CohortService.GetMemberSet:input_type -> cohortbridge.cohortsync.v1.GetMemberSetRequest
-	4,  // 27: cohortbridge.cohortsync.v1.CohortService.CreateCohort:output_type -> cohortbridge.cohortsync.v1.CreateCohortResponse
-	6,  // 28: cohortbridge.cohortsync.v1.CohortService.GetCohort:output_type -> cohortbridge.cohortsync.v1.GetCohortResponse
-	8,  // 29: cohortbridge.cohortsync.v1.CohortService.ListCohorts:output_type -> cohortbridge.cohortsync.v1.ListCohortsResponse
-	10, // 30: cohortbridge.cohortsync.v1.CohortService.UpdateCohort:output_type -> cohortbridge.cohortsync.v1.UpdateCohortResponse
-	23, // 31: cohortbridge.cohortsync.v1.CohortService.DeleteCohort:output_type -> google.protobuf.Empty
-	13, // 32: cohortbridge.cohortsync.v1.CohortService.PreviewCohort:output_type -> cohortbridge.cohortsync.v1.PreviewCohortResponse
-	15, // 33: cohortbridge.cohortsync.v1.CohortService.ListMembers:output_type -> cohortbridge.cohortsync.v1.ListMembersResponse
-	18, // 34: cohortbridge.cohortsync.v1.CohortService.GetMemberSet:output_type -> cohortbridge.cohortsync.v1.GetMemberSetResponse
-	27, // [27:35] is the sub-list for method output_type
-	19, // [19:27] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	31, // 0: cohortbridge.cohortsync.v1.Cohort.definition:type_name -> cohortbridge.type.v1.Expression
+	3,  // 1: cohortbridge.cohortsync.v1.Cohort.last_evaluation:type_name -> cohortbridge.cohortsync.v1.Evaluation
+	32, // 2: cohortbridge.cohortsync.v1.Cohort.create_time:type_name -> google.protobuf.Timestamp
+	32, // 3: cohortbridge.cohortsync.v1.Cohort.update_time:type_name -> google.protobuf.Timestamp
+	0,  // 4: cohortbridge.cohortsync.v1.Cohort.freshness:type_name -> cohortbridge.cohortsync.v1.Cohort.Freshness
+	32, // 5: cohortbridge.cohortsync.v1.Cohort.members_update_time:type_name -> google.protobuf.Timestamp
+	32, // 6: cohortbridge.cohortsync.v1.Evaluation.as_of:type_name -> google.protobuf.Timestamp
+	33, // 7: cohortbridge.cohortsync.v1.Evaluation.duration:type_name -> google.protobuf.Duration
+	4,  // 8: cohortbridge.cohortsync.v1.Evaluation.leaves:type_name -> cohortbridge.cohortsync.v1.LeafStatistics
+	33, // 9: cohortbridge.cohortsync.v1.LeafStatistics.duration:type_name -> google.protobuf.Duration
+	2,  // 10: cohortbridge.cohortsync.v1.CreateCohortRequest.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
+	2,  // 11: cohortbridge.cohortsync.v1.CreateCohortResponse.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
+	2,  // 12: cohortbridge.cohortsync.v1.GetCohortResponse.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
+	2,  // 13: cohortbridge.cohortsync.v1.ListCohortsResponse.cohorts:type_name -> cohortbridge.cohortsync.v1.Cohort
+	2,  // 14: cohortbridge.cohortsync.v1.UpdateCohortRequest.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
+	34, // 15: cohortbridge.cohortsync.v1.UpdateCohortRequest.update_mask:type_name -> google.protobuf.FieldMask
+	2,  // 16: cohortbridge.cohortsync.v1.UpdateCohortResponse.cohort:type_name -> cohortbridge.cohortsync.v1.Cohort
+	31, // 17: cohortbridge.cohortsync.v1.PreviewCohortRequest.definition:type_name -> cohortbridge.type.v1.Expression
+	3,  // 18: cohortbridge.cohortsync.v1.PreviewCohortResponse.evaluation:type_name -> cohortbridge.cohortsync.v1.Evaluation
+	18, // 19: cohortbridge.cohortsync.v1.ListMembersResponse.members:type_name -> cohortbridge.cohortsync.v1.CohortMember
+	32, // 20: cohortbridge.cohortsync.v1.GetMemberSetResponse.as_of:type_name -> google.protobuf.Timestamp
+	23, // 21: cohortbridge.cohortsync.v1.ListEvaluationsResponse.evaluations:type_name -> cohortbridge.cohortsync.v1.EvaluationRecord
+	32, // 22: cohortbridge.cohortsync.v1.EvaluationRecord.as_of:type_name -> google.protobuf.Timestamp
+	33, // 23: cohortbridge.cohortsync.v1.EvaluationRecord.duration:type_name -> google.protobuf.Duration
+	1,  // 24: cohortbridge.cohortsync.v1.UploadIdsRequest.mode:type_name -> cohortbridge.cohortsync.v1.UploadIdsRequest.Mode
+	30, // 25: cohortbridge.cohortsync.v1.UploadIdsResponse.refused_lines:type_name -> cohortbridge.cohortsync.v1.UploadIdsResponse.RefusedLine
+	2,  // 26: cohortbridge.cohortsync.v1.ImportDefinitionsResponse.created:type_name -> cohortbridge.cohortsync.v1.Cohort
+	2,  // 27: cohortbridge.cohortsync.v1.ImportDefinitionsResponse.updated:type_name -> cohortbridge.cohortsync.v1.Cohort
+	2,  // 28: cohortbridge.cohortsync.v1.ImportDefinitionsResponse.unchanged:type_name -> cohortbridge.cohortsync.v1.Cohort
+	5,  // 29: cohortbridge.cohortsync.v1.CohortService.CreateCohort:input_type -> cohortbridge.cohortsync.v1.CreateCohortRequest
+	7,  // 30: cohortbridge.cohortsync.v1.CohortService.GetCohort:input_type -> cohortbridge.cohortsync.v1.GetCohortRequest
+	9,  // 31: cohortbridge.cohortsync.v1.CohortService.ListCohorts:input_type -> cohortbridge.cohortsync.v1.ListCohortsRequest
+	11, // 32: cohortbridge.cohortsync.v1.CohortService.UpdateCohort:input_type -> cohortbridge.cohortsync.v1.UpdateCohortRequest
+	13, // 33: cohortbridge.cohortsync.v1.CohortService.DeleteCohort:input_type -> cohortbridge.cohortsync.v1.DeleteCohortRequest
+	14, // 34: cohortbridge.cohortsync.v1.CohortService.PreviewCohort:input_type -> cohortbridge.cohortsync.v1.PreviewCohortRequest
+	16, // 35: cohortbridge.cohortsync.v1.CohortService.ListMembers:input_type -> cohortbridge.cohortsync.v1.ListMembersRequest
+	21, // 36: cohortbridge.cohortsync.v1.CohortService.ListEvaluations:input_type -> cohortbridge.cohortsync.v1.ListEvaluationsRequest
+	24, // 37: cohortbridge.cohortsync.v1.CohortService.UploadIds:input_type -> cohortbridge.cohortsync.v1.UploadIdsRequest
+	26, // 38: cohortbridge.cohortsync.v1.CohortService.ExportDefinitions:input_type -> cohortbridge.cohortsync.v1.ExportDefinitionsRequest
+	28, // 39: cohortbridge.cohortsync.v1.CohortService.ImportDefinitions:input_type -> cohortbridge.cohortsync.v1.ImportDefinitionsRequest
+	19, // 40: cohortbridge.cohortsync.v1.CohortService.GetMemberSet:input_type -> cohortbridge.cohortsync.v1.GetMemberSetRequest
+	6,  // 41: cohortbridge.cohortsync.v1.CohortService.CreateCohort:output_type -> cohortbridge.cohortsync.v1.CreateCohortResponse
+	8,  // 42: cohortbridge.cohortsync.v1.CohortService.GetCohort:output_type -> cohortbridge.cohortsync.v1.GetCohortResponse
+	10, // 43: cohortbridge.cohortsync.v1.CohortService.ListCohorts:output_type -> cohortbridge.cohortsync.v1.ListCohortsResponse
+	12, // 44: cohortbridge.cohortsync.v1.CohortService.UpdateCohort:output_type -> cohortbridge.cohortsync.v1.UpdateCohortResponse
+	35, // 45: cohortbridge.cohortsync.v1.CohortService.DeleteCohort:output_type -> google.protobuf.Empty
+	15, // 46: cohortbridge.cohortsync.v1.CohortService.PreviewCohort:output_type -> cohortbridge.cohortsync.v1.PreviewCohortResponse
+	17, // 47: cohortbridge.cohortsync.v1.CohortService.ListMembers:output_type -> cohortbridge.cohortsync.v1.ListMembersResponse
+	22, // 48: cohortbridge.cohortsync.v1.CohortService.ListEvaluations:output_type -> cohortbridge.cohortsync.v1.ListEvaluationsResponse
+	25, // 49: cohortbridge.cohortsync.v1.CohortService.UploadIds:output_type -> cohortbridge.cohortsync.v1.UploadIdsResponse
+	27, // 50: cohortbridge.cohortsync.v1.CohortService.ExportDefinitions:output_type -> cohortbridge.cohortsync.v1.ExportDefinitionsResponse
+	29, // 51: cohortbridge.cohortsync.v1.CohortService.ImportDefinitions:output_type -> cohortbridge.cohortsync.v1.ImportDefinitionsResponse
+	20, // 52: cohortbridge.cohortsync.v1.CohortService.GetMemberSet:output_type -> cohortbridge.cohortsync.v1.GetMemberSetResponse
+	41, // [41:53] is the sub-list for method output_type
+	29, // [29:41] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_cohortbridge_cohortsync_v1_cohort_proto_init() }
@@ -1435,13 +2329,14 @@ func file_cohortbridge_cohortsync_v1_cohort_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohortbridge_cohortsync_v1_cohort_proto_rawDesc), len(file_cohortbridge_cohortsync_v1_cohort_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   19,
+			NumEnums:      2,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_cohortbridge_cohortsync_v1_cohort_proto_goTypes,
 		DependencyIndexes: file_cohortbridge_cohortsync_v1_cohort_proto_depIdxs,
+		EnumInfos:         file_cohortbridge_cohortsync_v1_cohort_proto_enumTypes,
 		MessageInfos:      file_cohortbridge_cohortsync_v1_cohort_proto_msgTypes,
 	}.Build()
 	File_cohortbridge_cohortsync_v1_cohort_proto = out.File

@@ -22,14 +22,18 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	CohortService_CreateCohort_FullMethodName  = "/cohortbridge.cohortsync.v1.CohortService/CreateCohort"
-	CohortService_GetCohort_FullMethodName     = "/cohortbridge.cohortsync.v1.CohortService/GetCohort"
-	CohortService_ListCohorts_FullMethodName   = "/cohortbridge.cohortsync.v1.CohortService/ListCohorts"
-	CohortService_UpdateCohort_FullMethodName  = "/cohortbridge.cohortsync.v1.CohortService/UpdateCohort"
-	CohortService_DeleteCohort_FullMethodName  = "/cohortbridge.cohortsync.v1.CohortService/DeleteCohort"
-	CohortService_PreviewCohort_FullMethodName = "/cohortbridge.cohortsync.v1.CohortService/PreviewCohort"
-	CohortService_ListMembers_FullMethodName   = "/cohortbridge.cohortsync.v1.CohortService/ListMembers"
-	CohortService_GetMemberSet_FullMethodName  = "/cohortbridge.cohortsync.v1.CohortService/GetMemberSet"
+	CohortService_CreateCohort_FullMethodName      = "/cohortbridge.cohortsync.v1.CohortService/CreateCohort"
+	CohortService_GetCohort_FullMethodName         = "/cohortbridge.cohortsync.v1.CohortService/GetCohort"
+	CohortService_ListCohorts_FullMethodName       = "/cohortbridge.cohortsync.v1.CohortService/ListCohorts"
+	CohortService_UpdateCohort_FullMethodName      = "/cohortbridge.cohortsync.v1.CohortService/UpdateCohort"
+	CohortService_DeleteCohort_FullMethodName      = "/cohortbridge.cohortsync.v1.CohortService/DeleteCohort"
+	CohortService_PreviewCohort_FullMethodName     = "/cohortbridge.cohortsync.v1.CohortService/PreviewCohort"
+	CohortService_ListMembers_FullMethodName       = "/cohortbridge.cohortsync.v1.CohortService/ListMembers"
+	CohortService_ListEvaluations_FullMethodName   = "/cohortbridge.cohortsync.v1.CohortService/ListEvaluations"
+	CohortService_UploadIds_FullMethodName         = "/cohortbridge.cohortsync.v1.CohortService/UploadIds"
+	CohortService_ExportDefinitions_FullMethodName = "/cohortbridge.cohortsync.v1.CohortService/ExportDefinitions"
+	CohortService_ImportDefinitions_FullMethodName = "/cohortbridge.cohortsync.v1.CohortService/ImportDefinitions"
+	CohortService_GetMemberSet_FullMethodName      = "/cohortbridge.cohortsync.v1.CohortService/GetMemberSet"
 )
 
 // CohortServiceClient is the client API for CohortService service.
@@ -53,6 +57,20 @@ type CohortServiceClient interface {
 	PreviewCohort(ctx context.Context, in *PreviewCohortRequest, opts ...grpc.CallOption) (*PreviewCohortResponse, error)
 	// ListMembers evaluates a cohort now and pages through its members by user number.
 	ListMembers(ctx context.Context, in *ListMembersRequest, opts ...grpc.CallOption) (*ListMembersResponse, error)
+	// ListEvaluations returns a cohort's size over time, newest first; the newest 2,000
+	// evaluations are kept.
+	ListEvaluations(ctx context.Context, in *ListEvaluationsRequest, opts ...grpc.CallOption) (*ListEvaluationsResponse, error)
+	// UploadIds sets, extends or reduces the users of a cohort whose definition is `ids`
+	// without ids, from a CSV of distinct ids. Users are made for ids that nobody has
+	// yet. All of it takes effect at its end, or nothing of it. Over REST the body is
+	// the CSV: POST /v1/projects/{project}/cohorts/{cohort}:uploadIds?mode=ADD.
+	UploadIds(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadIdsRequest, UploadIdsResponse], error)
+	// ExportDefinitions writes cohorts as one JSON document that ImportDefinitions takes
+	// in any project: cohorts refer to each other by display_name in it.
+	ExportDefinitions(ctx context.Context, in *ExportDefinitionsRequest, opts ...grpc.CallOption) (*ExportDefinitionsResponse, error)
+	// ImportDefinitions makes or changes the cohorts of a document, by display_name: all
+	// of them or none. Errors name the place in the document.
+	ImportDefinitions(ctx context.Context, in *ImportDefinitionsRequest, opts ...grpc.CallOption) (*ImportDefinitionsResponse, error)
 	// GetMemberSet evaluates a cohort now and returns its users as one set.
 	GetMemberSet(ctx context.Context, in *GetMemberSetRequest, opts ...grpc.CallOption) (*GetMemberSetResponse, error)
 }
@@ -135,6 +153,49 @@ func (c *cohortServiceClient) ListMembers(ctx context.Context, in *ListMembersRe
 	return out, nil
 }
 
+func (c *cohortServiceClient) ListEvaluations(ctx context.Context, in *ListEvaluationsRequest, opts ...grpc.CallOption) (*ListEvaluationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListEvaluationsResponse)
+	err := c.cc.Invoke(ctx, CohortService_ListEvaluations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cohortServiceClient) UploadIds(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[UploadIdsRequest, UploadIdsResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &CohortService_ServiceDesc.Streams[0], CohortService_UploadIds_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[UploadIdsRequest, UploadIdsResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CohortService_UploadIdsClient = grpc.ClientStreamingClient[UploadIdsRequest, UploadIdsResponse]
+
+func (c *cohortServiceClient) ExportDefinitions(ctx context.Context, in *ExportDefinitionsRequest, opts ...grpc.CallOption) (*ExportDefinitionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExportDefinitionsResponse)
+	err := c.cc.Invoke(ctx, CohortService_ExportDefinitions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *cohortServiceClient) ImportDefinitions(ctx context.Context, in *ImportDefinitionsRequest, opts ...grpc.CallOption) (*ImportDefinitionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ImportDefinitionsResponse)
+	err := c.cc.Invoke(ctx, CohortService_ImportDefinitions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *cohortServiceClient) GetMemberSet(ctx context.Context, in *GetMemberSetRequest, opts ...grpc.CallOption) (*GetMemberSetResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetMemberSetResponse)
@@ -166,6 +227,20 @@ type CohortServiceServer interface {
 	PreviewCohort(context.Context, *PreviewCohortRequest) (*PreviewCohortResponse, error)
 	// ListMembers evaluates a cohort now and pages through its members by user number.
 	ListMembers(context.Context, *ListMembersRequest) (*ListMembersResponse, error)
+	// ListEvaluations returns a cohort's size over time, newest first; the newest 2,000
+	// evaluations are kept.
+	ListEvaluations(context.Context, *ListEvaluationsRequest) (*ListEvaluationsResponse, error)
+	// UploadIds sets, extends or reduces the users of a cohort whose definition is `ids`
+	// without ids, from a CSV of distinct ids. Users are made for ids that nobody has
+	// yet. All of it takes effect at its end, or nothing of it. Over REST the body is
+	// the CSV: POST /v1/projects/{project}/cohorts/{cohort}:uploadIds?mode=ADD.
+	UploadIds(grpc.ClientStreamingServer[UploadIdsRequest, UploadIdsResponse]) error
+	// ExportDefinitions writes cohorts as one JSON document that ImportDefinitions takes
+	// in any project: cohorts refer to each other by display_name in it.
+	ExportDefinitions(context.Context, *ExportDefinitionsRequest) (*ExportDefinitionsResponse, error)
+	// ImportDefinitions makes or changes the cohorts of a document, by display_name: all
+	// of them or none. Errors name the place in the document.
+	ImportDefinitions(context.Context, *ImportDefinitionsRequest) (*ImportDefinitionsResponse, error)
 	// GetMemberSet evaluates a cohort now and returns its users as one set.
 	GetMemberSet(context.Context, *GetMemberSetRequest) (*GetMemberSetResponse, error)
 	mustEmbedUnimplementedCohortServiceServer()
@@ -198,6 +273,18 @@ func (UnimplementedCohortServiceServer) PreviewCohort(context.Context, *PreviewC
 }
 func (UnimplementedCohortServiceServer) ListMembers(context.Context, *ListMembersRequest) (*ListMembersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListMembers not implemented")
+}
+func (UnimplementedCohortServiceServer) ListEvaluations(context.Context, *ListEvaluationsRequest) (*ListEvaluationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListEvaluations not implemented")
+}
+func (UnimplementedCohortServiceServer) UploadIds(grpc.ClientStreamingServer[UploadIdsRequest, UploadIdsResponse]) error {
+	return status.Error(codes.Unimplemented, "method UploadIds not implemented")
+}
+func (UnimplementedCohortServiceServer) ExportDefinitions(context.Context, *ExportDefinitionsRequest) (*ExportDefinitionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExportDefinitions not implemented")
+}
+func (UnimplementedCohortServiceServer) ImportDefinitions(context.Context, *ImportDefinitionsRequest) (*ImportDefinitionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ImportDefinitions not implemented")
 }
 func (UnimplementedCohortServiceServer) GetMemberSet(context.Context, *GetMemberSetRequest) (*GetMemberSetResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetMemberSet not implemented")
@@ -349,6 +436,67 @@ func _CohortService_ListMembers_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CohortService_ListEvaluations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListEvaluationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CohortServiceServer).ListEvaluations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CohortService_ListEvaluations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CohortServiceServer).ListEvaluations(ctx, req.(*ListEvaluationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CohortService_UploadIds_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(CohortServiceServer).UploadIds(&grpc.GenericServerStream[UploadIdsRequest, UploadIdsResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type CohortService_UploadIdsServer = grpc.ClientStreamingServer[UploadIdsRequest, UploadIdsResponse]
+
+func _CohortService_ExportDefinitions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExportDefinitionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CohortServiceServer).ExportDefinitions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CohortService_ExportDefinitions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CohortServiceServer).ExportDefinitions(ctx, req.(*ExportDefinitionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CohortService_ImportDefinitions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ImportDefinitionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CohortServiceServer).ImportDefinitions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CohortService_ImportDefinitions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CohortServiceServer).ImportDefinitions(ctx, req.(*ImportDefinitionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _CohortService_GetMemberSet_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetMemberSetRequest)
 	if err := dec(in); err != nil {
@@ -403,10 +551,28 @@ var CohortService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _CohortService_ListMembers_Handler,
 		},
 		{
+			MethodName: "ListEvaluations",
+			Handler:    _CohortService_ListEvaluations_Handler,
+		},
+		{
+			MethodName: "ExportDefinitions",
+			Handler:    _CohortService_ExportDefinitions_Handler,
+		},
+		{
+			MethodName: "ImportDefinitions",
+			Handler:    _CohortService_ImportDefinitions_Handler,
+		},
+		{
 			MethodName: "GetMemberSet",
 			Handler:    _CohortService_GetMemberSet_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "UploadIds",
+			Handler:       _CohortService_UploadIds_Handler,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "cohortbridge/cohortsync/v1/cohort.proto",
 }

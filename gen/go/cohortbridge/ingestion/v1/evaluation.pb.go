@@ -616,6 +616,117 @@ func (x *ListChangedUsersResponse) GetUsers() *UserSet {
 	return nil
 }
 
+// AssignUsersRequest names ids.
+type AssignUsersRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `projects/{project}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// 1 to 10,000 ids; the same one may be there more than once.
+	DistinctIds   []string `protobuf:"bytes,2,rep,name=distinct_ids,json=distinctIds,proto3" json:"distinct_ids,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssignUsersRequest) Reset() {
+	*x = AssignUsersRequest{}
+	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssignUsersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssignUsersRequest) ProtoMessage() {}
+
+func (x *AssignUsersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssignUsersRequest.ProtoReflect.Descriptor instead.
+func (*AssignUsersRequest) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_evaluation_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *AssignUsersRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *AssignUsersRequest) GetDistinctIds() []string {
+	if x != nil {
+		return x.DistinctIds
+	}
+	return nil
+}
+
+// AssignUsersResponse has the users.
+type AssignUsersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The canonical users.
+	Users *UserSet `protobuf:"bytes,1,opt,name=users,proto3" json:"users,omitempty"`
+	// Positions in the request of ids that can't be anybody's: empty, over 255 bytes,
+	// or one of the placeholders that events are refused for.
+	Refused       []int32 `protobuf:"varint,2,rep,packed,name=refused,proto3" json:"refused,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AssignUsersResponse) Reset() {
+	*x = AssignUsersResponse{}
+	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AssignUsersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AssignUsersResponse) ProtoMessage() {}
+
+func (x *AssignUsersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AssignUsersResponse.ProtoReflect.Descriptor instead.
+func (*AssignUsersResponse) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_evaluation_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *AssignUsersResponse) GetUsers() *UserSet {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *AssignUsersResponse) GetRefused() []int32 {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
 // ResolveMembersRequest asks for users' ids and columns.
 type ResolveMembersRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -633,7 +744,7 @@ type ResolveMembersRequest struct {
 
 func (x *ResolveMembersRequest) Reset() {
 	*x = ResolveMembersRequest{}
-	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[8]
+	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +756,7 @@ func (x *ResolveMembersRequest) String() string {
 func (*ResolveMembersRequest) ProtoMessage() {}
 
 func (x *ResolveMembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[8]
+	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +769,7 @@ func (x *ResolveMembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveMembersRequest.ProtoReflect.Descriptor instead.
 func (*ResolveMembersRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_evaluation_proto_rawDescGZIP(), []int{8}
+	return file_cohortbridge_ingestion_v1_evaluation_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ResolveMembersRequest) GetParent() string {
@@ -700,7 +811,7 @@ type ResolveMembersResponse struct {
 
 func (x *ResolveMembersResponse) Reset() {
 	*x = ResolveMembersResponse{}
-	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[9]
+	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -712,7 +823,7 @@ func (x *ResolveMembersResponse) String() string {
 func (*ResolveMembersResponse) ProtoMessage() {}
 
 func (x *ResolveMembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[9]
+	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -725,7 +836,7 @@ func (x *ResolveMembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveMembersResponse.ProtoReflect.Descriptor instead.
 func (*ResolveMembersResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_evaluation_proto_rawDescGZIP(), []int{9}
+	return file_cohortbridge_ingestion_v1_evaluation_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *ResolveMembersResponse) GetMembers() []*Member {
@@ -759,7 +870,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[10]
+	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -771,7 +882,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[10]
+	mi := &file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -784,7 +895,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_ingestion_v1_evaluation_proto_rawDescGZIP(), []int{10}
+	return file_cohortbridge_ingestion_v1_evaluation_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Member) GetUserNo() uint64 {
@@ -877,7 +988,13 @@ const file_cohortbridge_ingestion_v1_evaluation_proto_rawDesc = "" +
 	"\tsince_seq\x18\x02 \x01(\x04R\bsinceSeq\x12\x1b\n" +
 	"\tuntil_seq\x18\x03 \x01(\x04R\buntilSeq\"T\n" +
 	"\x18ListChangedUsersResponse\x128\n" +
-	"\x05users\x18\x01 \x01(\v2\".cohortbridge.ingestion.v1.UserSetR\x05users\"\xb7\x01\n" +
+	"\x05users\x18\x01 \x01(\v2\".cohortbridge.ingestion.v1.UserSetR\x05users\"~\n" +
+	"\x12AssignUsersRequest\x125\n" +
+	"\x06parent\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x121\n" +
+	"\fdistinct_ids\x18\x02 \x03(\tB\x0e\xbaH\b\x92\x01\x05\b\x01\x10\x90N\x80\x01\x01R\vdistinctIds\"i\n" +
+	"\x13AssignUsersResponse\x128\n" +
+	"\x05users\x18\x01 \x01(\v2\".cohortbridge.ingestion.v1.UserSetR\x05users\x12\x18\n" +
+	"\arefused\x18\x02 \x03(\x05R\arefused\"\xb7\x01\n" +
 	"\x15ResolveMembersRequest\x125\n" +
 	"\x06parent\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12\x18\n" +
 	"\aroaring\x18\x02 \x01(\fR\aroaring\x12\"\n" +
@@ -896,10 +1013,11 @@ const file_cohortbridge_ingestion_v1_evaluation_proto_rawDesc = "" +
 	"identified\x18\x05 \x01(\bR\n" +
 	"identified\x12\x1d\n" +
 	"\acolumns\x18\x06 \x03(\fB\x03\x80\x01\x01R\acolumns\x12,\n" +
-	"\x12partner_id_invalid\x18\a \x01(\bR\x10partnerIdInvalid2\x88\x03\n" +
+	"\x12partner_id_invalid\x18\a \x01(\bR\x10partnerIdInvalid2\xf8\x03\n" +
 	"\x11EvaluationService\x12y\n" +
 	"\x0eEvaluateLeaves\x120.cohortbridge.ingestion.v1.EvaluateLeavesRequest\x1a1.cohortbridge.ingestion.v1.EvaluateLeavesResponse\"\x000\x01\x12}\n" +
-	"\x10ListChangedUsers\x122.cohortbridge.ingestion.v1.ListChangedUsersRequest\x1a3.cohortbridge.ingestion.v1.ListChangedUsersResponse\"\x00\x12y\n" +
+	"\x10ListChangedUsers\x122.cohortbridge.ingestion.v1.ListChangedUsersRequest\x1a3.cohortbridge.ingestion.v1.ListChangedUsersResponse\"\x00\x12n\n" +
+	"\vAssignUsers\x12-.cohortbridge.ingestion.v1.AssignUsersRequest\x1a..cohortbridge.ingestion.v1.AssignUsersResponse\"\x00\x12y\n" +
 	"\x0eResolveMembers\x120.cohortbridge.ingestion.v1.ResolveMembersRequest\x1a1.cohortbridge.ingestion.v1.ResolveMembersResponse\"\x000\x01BSZQgithub.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1;ingestionv1b\x06proto3"
 
 var (
@@ -914,7 +1032,7 @@ func file_cohortbridge_ingestion_v1_evaluation_proto_rawDescGZIP() []byte {
 	return file_cohortbridge_ingestion_v1_evaluation_proto_rawDescData
 }
 
-var file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_cohortbridge_ingestion_v1_evaluation_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_cohortbridge_ingestion_v1_evaluation_proto_goTypes = []any{
 	(*Leaf)(nil),                     // 0: cohortbridge.ingestion.v1.Leaf
 	(*EvaluateLeavesRequest)(nil),    // 1: cohortbridge.ingestion.v1.EvaluateLeavesRequest
@@ -924,43 +1042,48 @@ var file_cohortbridge_ingestion_v1_evaluation_proto_goTypes = []any{
 	(*Watermark)(nil),                // 5: cohortbridge.ingestion.v1.Watermark
 	(*ListChangedUsersRequest)(nil),  // 6: cohortbridge.ingestion.v1.ListChangedUsersRequest
 	(*ListChangedUsersResponse)(nil), // 7: cohortbridge.ingestion.v1.ListChangedUsersResponse
-	(*ResolveMembersRequest)(nil),    // 8: cohortbridge.ingestion.v1.ResolveMembersRequest
-	(*ResolveMembersResponse)(nil),   // 9: cohortbridge.ingestion.v1.ResolveMembersResponse
-	(*Member)(nil),                   // 10: cohortbridge.ingestion.v1.Member
-	(*v1.BehaviorLeaf)(nil),          // 11: cohortbridge.type.v1.BehaviorLeaf
-	(*v1.PropertyLeaf)(nil),          // 12: cohortbridge.type.v1.PropertyLeaf
-	(*v1.SequenceLeaf)(nil),          // 13: cohortbridge.type.v1.SequenceLeaf
-	(*v1.IdsLeaf)(nil),               // 14: cohortbridge.type.v1.IdsLeaf
-	(*timestamppb.Timestamp)(nil),    // 15: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 16: google.protobuf.Duration
+	(*AssignUsersRequest)(nil),       // 8: cohortbridge.ingestion.v1.AssignUsersRequest
+	(*AssignUsersResponse)(nil),      // 9: cohortbridge.ingestion.v1.AssignUsersResponse
+	(*ResolveMembersRequest)(nil),    // 10: cohortbridge.ingestion.v1.ResolveMembersRequest
+	(*ResolveMembersResponse)(nil),   // 11: cohortbridge.ingestion.v1.ResolveMembersResponse
+	(*Member)(nil),                   // 12: cohortbridge.ingestion.v1.Member
+	(*v1.BehaviorLeaf)(nil),          // 13: cohortbridge.type.v1.BehaviorLeaf
+	(*v1.PropertyLeaf)(nil),          // 14: cohortbridge.type.v1.PropertyLeaf
+	(*v1.SequenceLeaf)(nil),          // 15: cohortbridge.type.v1.SequenceLeaf
+	(*v1.IdsLeaf)(nil),               // 16: cohortbridge.type.v1.IdsLeaf
+	(*timestamppb.Timestamp)(nil),    // 17: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 18: google.protobuf.Duration
 }
 var file_cohortbridge_ingestion_v1_evaluation_proto_depIdxs = []int32{
-	11, // 0: cohortbridge.ingestion.v1.Leaf.behavior:type_name -> cohortbridge.type.v1.BehaviorLeaf
-	12, // 1: cohortbridge.ingestion.v1.Leaf.property:type_name -> cohortbridge.type.v1.PropertyLeaf
-	13, // 2: cohortbridge.ingestion.v1.Leaf.sequence:type_name -> cohortbridge.type.v1.SequenceLeaf
-	14, // 3: cohortbridge.ingestion.v1.Leaf.ids:type_name -> cohortbridge.type.v1.IdsLeaf
+	13, // 0: cohortbridge.ingestion.v1.Leaf.behavior:type_name -> cohortbridge.type.v1.BehaviorLeaf
+	14, // 1: cohortbridge.ingestion.v1.Leaf.property:type_name -> cohortbridge.type.v1.PropertyLeaf
+	15, // 2: cohortbridge.ingestion.v1.Leaf.sequence:type_name -> cohortbridge.type.v1.SequenceLeaf
+	16, // 3: cohortbridge.ingestion.v1.Leaf.ids:type_name -> cohortbridge.type.v1.IdsLeaf
 	4,  // 4: cohortbridge.ingestion.v1.Leaf.users:type_name -> cohortbridge.ingestion.v1.UserSet
 	0,  // 5: cohortbridge.ingestion.v1.EvaluateLeavesRequest.leaves:type_name -> cohortbridge.ingestion.v1.Leaf
-	15, // 6: cohortbridge.ingestion.v1.EvaluateLeavesRequest.as_of:type_name -> google.protobuf.Timestamp
+	17, // 6: cohortbridge.ingestion.v1.EvaluateLeavesRequest.as_of:type_name -> google.protobuf.Timestamp
 	3,  // 7: cohortbridge.ingestion.v1.EvaluateLeavesResponse.leaf:type_name -> cohortbridge.ingestion.v1.LeafResult
 	4,  // 8: cohortbridge.ingestion.v1.EvaluateLeavesResponse.identified:type_name -> cohortbridge.ingestion.v1.UserSet
 	5,  // 9: cohortbridge.ingestion.v1.EvaluateLeavesResponse.watermark:type_name -> cohortbridge.ingestion.v1.Watermark
 	4,  // 10: cohortbridge.ingestion.v1.LeafResult.users:type_name -> cohortbridge.ingestion.v1.UserSet
-	16, // 11: cohortbridge.ingestion.v1.LeafResult.duration:type_name -> google.protobuf.Duration
-	15, // 12: cohortbridge.ingestion.v1.Watermark.event_time:type_name -> google.protobuf.Timestamp
+	18, // 11: cohortbridge.ingestion.v1.LeafResult.duration:type_name -> google.protobuf.Duration
+	17, // 12: cohortbridge.ingestion.v1.Watermark.event_time:type_name -> google.protobuf.Timestamp
 	4,  // 13: cohortbridge.ingestion.v1.ListChangedUsersResponse.users:type_name -> cohortbridge.ingestion.v1.UserSet
-	10, // 14: cohortbridge.ingestion.v1.ResolveMembersResponse.members:type_name -> cohortbridge.ingestion.v1.Member
-	1,  // 15: cohortbridge.ingestion.v1.EvaluationService.EvaluateLeaves:input_type -> cohortbridge.ingestion.v1.EvaluateLeavesRequest
-	6,  // 16: cohortbridge.ingestion.v1.EvaluationService.ListChangedUsers:input_type -> cohortbridge.ingestion.v1.ListChangedUsersRequest
-	8,  // 17: cohortbridge.ingestion.v1.EvaluationService.ResolveMembers:input_type -> cohortbridge.ingestion.v1.ResolveMembersRequest
-	2,  // 18: cohortbridge.ingestion.v1.EvaluationService.EvaluateLeaves:output_type -> cohortbridge.ingestion.v1.EvaluateLeavesResponse
-	7,  // 19: cohortbridge.ingestion.v1.EvaluationService.ListChangedUsers:output_type -> cohortbridge.ingestion.v1.ListChangedUsersResponse
-	9,  // 20: cohortbridge.ingestion.v1.EvaluationService.ResolveMembers:output_type -> cohortbridge.ingestion.v1.ResolveMembersResponse
-	18, // [18:21] is the sub-list for method output_type
-	15, // [15:18] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	4,  // 14: cohortbridge.ingestion.v1.AssignUsersResponse.users:type_name -> cohortbridge.ingestion.v1.UserSet
+	12, // 15: cohortbridge.ingestion.v1.ResolveMembersResponse.members:type_name -> cohortbridge.ingestion.v1.Member
+	1,  // 16: cohortbridge.ingestion.v1.EvaluationService.EvaluateLeaves:input_type -> cohortbridge.ingestion.v1.EvaluateLeavesRequest
+	6,  // 17: cohortbridge.ingestion.v1.EvaluationService.ListChangedUsers:input_type -> cohortbridge.ingestion.v1.ListChangedUsersRequest
+	8,  // 18: cohortbridge.ingestion.v1.EvaluationService.AssignUsers:input_type -> cohortbridge.ingestion.v1.AssignUsersRequest
+	10, // 19: cohortbridge.ingestion.v1.EvaluationService.ResolveMembers:input_type -> cohortbridge.ingestion.v1.ResolveMembersRequest
+	2,  // 20: cohortbridge.ingestion.v1.EvaluationService.EvaluateLeaves:output_type -> cohortbridge.ingestion.v1.EvaluateLeavesResponse
+	7,  // 21: cohortbridge.ingestion.v1.EvaluationService.ListChangedUsers:output_type -> cohortbridge.ingestion.v1.ListChangedUsersResponse
+	9,  // 22: cohortbridge.ingestion.v1.EvaluationService.AssignUsers:output_type -> cohortbridge.ingestion.v1.AssignUsersResponse
+	11, // 23: cohortbridge.ingestion.v1.EvaluationService.ResolveMembers:output_type -> cohortbridge.ingestion.v1.ResolveMembersResponse
+	20, // [20:24] is the sub-list for method output_type
+	16, // [16:20] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_cohortbridge_ingestion_v1_evaluation_proto_init() }
@@ -986,7 +1109,7 @@ func file_cohortbridge_ingestion_v1_evaluation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohortbridge_ingestion_v1_evaluation_proto_rawDesc), len(file_cohortbridge_ingestion_v1_evaluation_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

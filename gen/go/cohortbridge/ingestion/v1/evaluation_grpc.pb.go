@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	EvaluationService_EvaluateLeaves_FullMethodName   = "/cohortbridge.ingestion.v1.EvaluationService/EvaluateLeaves"
 	EvaluationService_ListChangedUsers_FullMethodName = "/cohortbridge.ingestion.v1.EvaluationService/ListChangedUsers"
+	EvaluationService_AssignUsers_FullMethodName      = "/cohortbridge.ingestion.v1.EvaluationService/AssignUsers"
 	EvaluationService_ResolveMembers_FullMethodName   = "/cohortbridge.ingestion.v1.EvaluationService/ResolveMembers"
 )
 
@@ -39,6 +40,10 @@ type EvaluationServiceClient interface {
 	// of the profile sequence, users merged away included. The newest change of each
 	// user is kept, so users that changed again after the range are in the answer too.
 	ListChangedUsers(ctx context.Context, in *ListChangedUsersRequest, opts ...grpc.CallOption) (*ListChangedUsersResponse, error)
+	// AssignUsers returns the users to whom ids belong, and makes users for ids that
+	// nobody has yet, as an event under such an id would. They have no profile, so they
+	// are not identified until something is written to it.
+	AssignUsers(ctx context.Context, in *AssignUsersRequest, opts ...grpc.CallOption) (*AssignUsersResponse, error)
 	// ResolveMembers reads ids and columns of users.
 	ResolveMembers(ctx context.Context, in *ResolveMembersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ResolveMembersResponse], error)
 }
@@ -80,6 +85,16 @@ func (c *evaluationServiceClient) ListChangedUsers(ctx context.Context, in *List
 	return out, nil
 }
 
+func (c *evaluationServiceClient) AssignUsers(ctx context.Context, in *AssignUsersRequest, opts ...grpc.CallOption) (*AssignUsersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(AssignUsersResponse)
+	err := c.cc.Invoke(ctx, EvaluationService_AssignUsers_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *evaluationServiceClient) ResolveMembers(ctx context.Context, in *ResolveMembersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[ResolveMembersResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &EvaluationService_ServiceDesc.Streams[1], EvaluationService_ResolveMembers_FullMethodName, cOpts...)
@@ -114,6 +129,10 @@ type EvaluationServiceServer interface {
 	// of the profile sequence, users merged away included. The newest change of each
 	// user is kept, so users that changed again after the range are in the answer too.
 	ListChangedUsers(context.Context, *ListChangedUsersRequest) (*ListChangedUsersResponse, error)
+	// AssignUsers returns the users to whom ids belong, and makes users for ids that
+	// nobody has yet, as an event under such an id would. They have no profile, so they
+	// are not identified until something is written to it.
+	AssignUsers(context.Context, *AssignUsersRequest) (*AssignUsersResponse, error)
 	// ResolveMembers reads ids and columns of users.
 	ResolveMembers(*ResolveMembersRequest, grpc.ServerStreamingServer[ResolveMembersResponse]) error
 	mustEmbedUnimplementedEvaluationServiceServer()
@@ -131,6 +150,9 @@ func (UnimplementedEvaluationServiceServer) EvaluateLeaves(*EvaluateLeavesReques
 }
 func (UnimplementedEvaluationServiceServer) ListChangedUsers(context.Context, *ListChangedUsersRequest) (*ListChangedUsersResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListChangedUsers not implemented")
+}
+func (UnimplementedEvaluationServiceServer) AssignUsers(context.Context, *AssignUsersRequest) (*AssignUsersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method AssignUsers not implemented")
 }
 func (UnimplementedEvaluationServiceServer) ResolveMembers(*ResolveMembersRequest, grpc.ServerStreamingServer[ResolveMembersResponse]) error {
 	return status.Error(codes.Unimplemented, "method ResolveMembers not implemented")
@@ -185,6 +207,24 @@ func _EvaluationService_ListChangedUsers_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _EvaluationService_AssignUsers_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(AssignUsersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(EvaluationServiceServer).AssignUsers(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: EvaluationService_AssignUsers_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(EvaluationServiceServer).AssignUsers(ctx, req.(*AssignUsersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _EvaluationService_ResolveMembers_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(ResolveMembersRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -206,6 +246,10 @@ var EvaluationService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListChangedUsers",
 			Handler:    _EvaluationService_ListChangedUsers_Handler,
+		},
+		{
+			MethodName: "AssignUsers",
+			Handler:    _EvaluationService_AssignUsers_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

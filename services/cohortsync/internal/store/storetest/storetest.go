@@ -34,6 +34,10 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 	for name, test := range map[string]func(s suite){
 		"cohorts are stored, listed and changed with their revision": cohorts,
 		"a cohort in use can't be deleted":                           cohortInUse,
+		"a cohort that others refer to stays":                        references,
+		"the newest evaluations are kept":                            evaluations,
+		"users are kept for a cohort":                                members,
+		"a document of cohorts is stored as a whole":                 imports,
 		"dynamic syncs are limited per project":                      dynamicLimit,
 		"one run a sync that is active or blocked":                   oneActiveRun,
 		"runs of a connector are taken in order":                     connectorOrder,
@@ -111,6 +115,113 @@ func cohorts(s suite) {
 	require.NoError(s, err)
 	require.Len(s, list, 1)
 	require.Equal(s, "c", list[0].DisplayName)
+}
+
+func references(s suite) {
+	a := s.cohort("a")
+	refer := func(ids ...int64) *typev1.Expression {
+		l := &typev1.CohortLeaf{}
+		for _, id := range ids {
+			l.Cohorts = append(l.Cohorts, fmt.Sprintf("projects/1/cohorts/%d", id))
+		}
+		return &typev1.Expression{Node: &typev1.Expression_InCohort{InCohort: l}}
+	}
+	b, err := s.st.CreateCohort(s.ctx, store.Cohort{ProjectID: 1, DisplayName: "b", Definition: refer(a.ID), Created: now}, "")
+	require.NoError(s, err)
+	err = s.st.DeleteCohort(s.ctx, 1, a.ID)
+	require.True(s, fault.Is(err, fault.Precondition), "%v", err)
+	require.ErrorContains(s, err, "(b)", "it is said who refers to it")
+	_, err = s.st.CreateCohort(s.ctx, store.Cohort{ProjectID: 1, DisplayName: "c", Definition: refer(a.ID, 999), Created: now}, "")
+	require.True(s, fault.Is(err, fault.Invalid), "%v", err)
+	b.Definition = did("x")
+	b, err = s.st.UpdateCohort(s.ctx, b)
+	require.NoError(s, err)
+	require.NoError(s, s.st.DeleteCohort(s.ctx, 1, a.ID), "nobody refers to it any more")
+	b.Definition = refer(a.ID)
+	_, err = s.st.UpdateCohort(s.ctx, b)
+	require.True(s, fault.Is(err, fault.Invalid), "%v", err)
+	got, err := s.st.Cohort(s.ctx, 1, b.ID)
+	require.NoError(s, err)
+	require.True(s, proto.Equal(did("x"), got.Definition), "a refused change changes nothing")
+}
+
+func evaluations(s suite) {
+	c := s.cohort("a")
+	for i := range store.KeptEvaluations + 3 {
+		at := now.Add(time.Duration(i) * time.Minute)
+		if i%2 == 0 {
+			require.NoError(s, s.st.SetEvaluation(s.ctx, 1, c.ID, store.Evaluation{AsOf: at, Users: int64(i), Identified: 1, Took: time.Millisecond}))
+			continue
+		}
+		require.NoError(s, s.st.SetEvaluationFailed(s.ctx, 1, c.ID, store.EvaluationRecord{AsOf: at, Reason: "EVALUATION_FAILED", ReasonText: "no answer"}))
+		got, err := s.st.Cohort(s.ctx, 1, c.ID)
+		require.NoError(s, err)
+		require.Equal(s, "no answer", got.Failed.ReasonText)
+		require.EqualValues(s, i-1, got.LastEvaluation.Users, "the last one that succeeded stays")
+	}
+	got, err := s.st.Cohort(s.ctx, 1, c.ID)
+	require.NoError(s, err)
+	require.Nil(s, got.Failed)
+	list, err := s.st.Evaluations(s.ctx, 1, c.ID, time.Time{}, 2)
+	require.NoError(s, err)
+	last := now.Add((store.KeptEvaluations + 2) * time.Minute)
+	require.Equal(s, store.EvaluationRecord{AsOf: last, Users: store.KeptEvaluations + 2, Identified: 1, Took: time.Millisecond, Version: 1}, list[0])
+	require.Equal(s, "EVALUATION_FAILED", list[1].Reason)
+	list, err = s.st.Evaluations(s.ctx, 1, c.ID, list[1].AsOf, 10_000)
+	require.NoError(s, err)
+	require.Len(s, list, store.KeptEvaluations-2)
+	list, err = s.st.Evaluations(s.ctx, 2, c.ID, time.Time{}, 10)
+	require.NoError(s, err)
+	require.Empty(s, list, "another project's cohort")
+}
+
+func members(s suite) {
+	c := s.cohort("a")
+	m, err := s.st.CohortMembers(s.ctx, 1, c.ID)
+	require.NoError(s, err)
+	require.True(s, m.Users.IsEmpty() && m.Updated.IsZero())
+	add := func(users ...uint64) func(*roaring64.Bitmap) *roaring64.Bitmap {
+		return func(b *roaring64.Bitmap) *roaring64.Bitmap { return roaring64.Or(b, roaring64.BitmapOf(users...)) }
+	}
+	_, err = s.st.ChangeCohortMembers(s.ctx, 1, c.ID, now, add(1, 1<<40))
+	require.NoError(s, err)
+	m, err = s.st.ChangeCohortMembers(s.ctx, 1, c.ID, now.Add(time.Hour), add(2))
+	require.NoError(s, err)
+	require.Equal(s, []uint64{1, 2, 1 << 40}, m.Users.ToArray())
+	m, err = s.st.CohortMembers(s.ctx, 1, c.ID)
+	require.NoError(s, err)
+	require.Equal(s, []uint64{1, 2, 1 << 40}, m.Users.ToArray())
+	require.Equal(s, now.Add(time.Hour), m.Updated)
+	_, err = s.st.ChangeCohortMembers(s.ctx, 2, c.ID, now, add(3))
+	require.True(s, fault.Is(err, fault.NotFound), "%v", err)
+	_, err = s.st.CohortMembers(s.ctx, 1, 999)
+	require.True(s, fault.Is(err, fault.NotFound), "%v", err)
+}
+
+func imports(s suite) {
+	old := s.cohort("old")
+	kept := s.cohort("kept")
+	list := []store.Cohort{{DisplayName: "new", Description: "n"}, {DisplayName: "old", Description: "o"}, {DisplayName: "kept"}}
+	out, err := s.st.ImportCohorts(s.ctx, 1, list, now, func(ids map[string]int64) ([]*typev1.Expression, error) {
+		in := &typev1.Expression{Node: &typev1.Expression_InCohort{InCohort: &typev1.CohortLeaf{Cohorts: []string{fmt.Sprintf("projects/1/cohorts/%d", ids["new"])}}}}
+		return []*typev1.Expression{did("n"), in, did("kept")}, nil
+	})
+	require.NoError(s, err)
+	require.Equal(s, []string{"new", "old", "kept"}, []string{out[0].DisplayName, out[1].DisplayName, out[2].DisplayName})
+	require.EqualValues(s, 1, out[0].Revision)
+	require.EqualValues(s, 1, out[0].Version)
+	require.Equal(s, old.ID, out[1].ID)
+	require.EqualValues(s, 2, out[1].Version)
+	require.Equal(s, "o", out[1].Description)
+	require.Equal(s, kept.Revision, out[2].Revision, "nothing changed")
+	require.True(s, fault.Is(s.st.DeleteCohort(s.ctx, 1, out[0].ID), fault.Precondition), "it is referred to")
+	_, err = s.st.ImportCohorts(s.ctx, 1, []store.Cohort{{DisplayName: "other"}}, now, func(map[string]int64) ([]*typev1.Expression, error) {
+		return nil, fault.Field("x", "no")
+	})
+	require.True(s, fault.Is(err, fault.Invalid))
+	all, err := s.st.ListCohorts(s.ctx, 1, 0, 10)
+	require.NoError(s, err)
+	require.Len(s, all, 3, "all or none")
 }
 
 func cohortInUse(s suite) {
