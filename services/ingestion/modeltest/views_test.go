@@ -81,6 +81,9 @@ func (p *project) view(now int64) (out []string) {
 		}
 		for _, partner := range partnerProperties[:2] {
 			state := "-"
+			if p.ids[a.first].account.user() != a {
+				state = "conflict" // another user's id by now
+			}
 			if v, ok := partnerID(a.profile, partner); ok {
 				switch l := p.ids[v]; {
 				case !possibleID(v):
@@ -127,6 +130,13 @@ func (p *project) view(now int64) (out []string) {
 		line("cluster of %q: %d %q identified %v: %s", id, u.n+1, u.first, u.profile != nil, strings.Join(ids, ", "))
 		if u.profile != nil {
 			line("profile of %q: %d", id, u.n+1)
+		}
+		if f := p.former(id); f != nil {
+			u = f
+		}
+		line("literally %q: %d %q with %d ids", id, u.n+1, u.first, len(p.idsOf(u)))
+		if u.profile != nil {
+			line("literal profile of %q: %d", id, u.n+1)
 		}
 	}
 	line("statistics: %d events, %d duplicates, %d profiles, %d users", len(p.events), p.duplicates, profiles, users)
@@ -236,6 +246,12 @@ func (v *service) view(p *project) (out []string, err error) {
 		}
 		if g, err := v.Data.GetProfile(ctx, &ingestionv1.GetProfileRequest{Parent: parent, DistinctId: id}); err == nil {
 			line("profile of %q: %d", id, g.GetProfile().GetUserNo())
+		}
+		if r, err := v.Identity.LookupIdentity(ctx, &ingestionv1.LookupIdentityRequest{Parent: parent, DistinctId: id, IgnoreAlias: true}); err == nil {
+			line("literally %q: %d %q with %d ids", id, r.GetUserNo(), r.GetCanonicalId(), len(r.GetIds()))
+		}
+		if g, err := v.Data.GetProfile(ctx, &ingestionv1.GetProfileRequest{Parent: parent, DistinctId: id, IgnoreAlias: true}); err == nil {
+			line("literal profile of %q: %d", id, g.GetProfile().GetUserNo())
 		}
 	}
 	st, err := v.Data.GetDataStatistics(ctx, &ingestionv1.GetDataStatisticsRequest{Parent: parent})
