@@ -55,7 +55,7 @@ func (p *project) view(now int64) (out []string) {
 			}
 			id = e.account.user().first
 			if e.account.into != nil {
-				props["$distinct_id_before_identity"] = e.account.first
+				props["$distinct_id_before_identity"], props["$is_reshuffled"] = e.account.first, true
 			}
 		}
 		if e.generated {
@@ -172,6 +172,9 @@ func (v *service) view(p *project) (out []string, err error) {
 				insert = "(generated)"
 			}
 			if o, ok := decode(props); ok && jsontext.Value(props).IsValid() {
+				if m, ok := o.(map[string]any); ok && m["$failure_description"] != nil && m["$failure_description"] != "" {
+					m["$failure_description"] = true // there is one; its words are free
+				}
 				props = canonical(o)
 			} else {
 				props = "NOT JSON: " + props
