@@ -194,6 +194,9 @@ func TestNoTwoUsersAreEverDeliveredUnderOneID(t *testing.T) {
 			if len(batch) > 0 {
 				h.engage(projectID, batch...)
 			}
+			if projectID == 3 && r.IntN(6) == 0 { // the id of one user becomes another's
+				h.importStrict(projectID, ev("$create_alias", start, ids[r.IntN(6)], fmt.Sprint("c", step), props{"alias": ids[r.IntN(6)]}))
+			}
 			if r.IntN(3) == 0 {
 				h.importStrict(projectID, ev("View", start, pick(), fmt.Sprint("e", step), nil))
 			}

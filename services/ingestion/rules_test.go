@@ -184,7 +184,7 @@ func TestEachRuleOfAStrictImport(t *testing.T) {
 		{"explicit places are kept", and(`"$city":"Ulm","$region":"BW","mp_country_code":"DE"`), "", goodInsertThen(`{"$city":"Ulm","$region":"BW","mp_country_code":"DE",`)},
 		{"bucket is an ordinary property", and(`"bucket":"b","$bucket":1`), "", `"bucket":"b","$bucket":1`},
 		{"import and event size are added", and(`"x":1`), "", `"$mp_event_size":`},
-		{"what ingestion writes can't be sent", and(`"$import":false,"$mp_event_size":1,"$mp_api_endpoint":"x","mp_processing_time_ms":1,"$mp_api_timestamp_ms":2,"$identity_failure_reason":"y","$distinct_id_before_identity":"z"`), "", goodInsertThen(`{"$mp_event_size":`)},
+		{"what ingestion writes can't be sent", and(`"$import":false,"$mp_event_size":1,"$mp_api_endpoint":"x","mp_processing_time_ms":1,"$mp_api_timestamp_ms":2,"$identity_failure_reason":"y","$distinct_id_before_identity":"z","$is_reshuffled":true,"$failure_reason":"y","$failure_description":"y"`), "", goodInsertThen(`{"$mp_event_size":`)},
 		{"source and partner markers are kept", and(`"$source":"x","$partner_id":"y"`), "", `"$source":"x","$partner_id":"y"`},
 		{"lineage and session properties are kept", and(`"$warehouse_type":"w","$duration_s":5,"$event_count":2,"$mp_experiment_name":"e","$duration":1.5,"mp_lib":"go","$lib_version":"1"`), "", `"$warehouse_type":"w","$duration_s":5,"$event_count":2,"$mp_experiment_name":"e","$duration":1.5,"mp_lib":"go","$lib_version":"1"`},
 	}

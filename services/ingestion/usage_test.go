@@ -147,6 +147,36 @@ func TestAUserIsExplained(t *testing.T) {
 	}
 }
 
+func TestAnExplanationSaysWhatDecidedTheMonth(t *testing.T) {
+	h := newHarness(t)
+	list := []props{ev("Old", start.AddDate(0, -2, 0), "u", "w0", nil)}
+	for i := range 1500 {
+		list = append(list, ev("E", start, "u", fmt.Sprint("w-", i), nil))
+	}
+	h.importStrict(1, list...)
+	h.importStrict(2, ev("E", start, "u", "w1", nil))
+	const processing, own = ingestionv1.ExplainUserResponse_MONTH_BASIS_PROCESSING_TIME, ingestionv1.ExplainUserResponse_MONTH_BASIS_EVENT_TIME
+	for _, c := range []struct {
+		project int64
+		month   string
+		byEvent bool
+		basis   ingestionv1.ExplainUserResponse_MonthBasis
+		guarded bool
+		want    string
+	}{
+		{1, "2026-03", false, processing, true, "counted in 2026-03 because of `Old` at 2026-01-31T12:00:00Z, processed at 2026-03-31T12:00:00Z; the month's MTU of 2 is a thousandth of its 1501 events, which is more than its users (1)"},
+		{1, "2026-01", false, processing, false, "not counted in 2026-01: no events"},
+		{1, "2026-01", true, own, false, "counted in 2026-01 because of `Old` at 2026-01-31T12:00:00Z"},
+		{1, "2026-03", true, own, true, "counted in 2026-03 because of `E` at 2026-03-31T12:00:00Z; the month's MTU of 2 is a thousandth of its 1500 events, which is more than its users (1)"},
+		{2, "2026-03", false, processing, false, "counted in 2026-03 because of `E` at 2026-03-31T12:00:00Z"},
+	} {
+		h.reg.projects[c.project].MTU.ByEventTime = c.byEvent
+		if e := h.explain(c.project, c.month, "u"); e.GetExplanation() != c.want || e.GetMonthBasis() != c.basis || e.GetGuardrail() != c.guarded {
+			t.Errorf("%s, by event time %v: %v, want %q", c.month, c.byEvent, e, c.want)
+		}
+	}
+}
+
 func TestTheOrganisationIsTheSumOfItsProjects(t *testing.T) {
 	h := newHarness(t)
 	h.importStrict(1, ev("E", start, "same-person", "o1", nil), ev("E", start, "other", "o2", nil))

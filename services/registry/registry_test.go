@@ -119,6 +119,31 @@ func (w *world) connector(host, pass string) *registryv1.Connector {
 	return &registryv1.Connector{DisplayName: "ct", Destination: &registryv1.Connector_Clevertap{Clevertap: &registryv1.CleverTap{AccountId: "ACC-1", Passcode: pass, Region: "in1", HostUrl: host}}}
 }
 
+func TestAProjectIsSimplifiedUnlessAskedAndStaysWhatItIs(t *testing.T) {
+	w := newWorld(t)
+	api := registryv1.NewProjectServiceClient(w.public)
+	for asked, want := range map[typev1.IdentitySystem]typev1.IdentitySystem{
+		typev1.IdentitySystem_IDENTITY_SYSTEM_UNSPECIFIED: typev1.IdentitySystem_IDENTITY_SYSTEM_SIMPLIFIED,
+		typev1.IdentitySystem_IDENTITY_SYSTEM_SIMPLIFIED:  typev1.IdentitySystem_IDENTITY_SYSTEM_SIMPLIFIED,
+		typev1.IdentitySystem_IDENTITY_SYSTEM_ORIGINAL:    typev1.IdentitySystem_IDENTITY_SYSTEM_ORIGINAL,
+		typev1.IdentitySystem_IDENTITY_SYSTEM_LEGACY:      typev1.IdentitySystem_IDENTITY_SYSTEM_LEGACY,
+	} {
+		r, err := api.CreateProject(operator(t.Context()), &registryv1.CreateProjectRequest{Project: &registryv1.Project{DisplayName: "shop", IdentitySystem: asked}})
+		if err != nil || r.GetProject().GetIdentitySystem() != want {
+			t.Errorf("asked for %v: %v, %v", asked, r.GetProject(), err)
+			continue
+		}
+		other := typev1.IdentitySystem_IDENTITY_SYSTEM_ORIGINAL
+		if want == other {
+			other = typev1.IdentitySystem_IDENTITY_SYSTEM_LEGACY
+		}
+		_, err = api.UpdateProject(operator(t.Context()), &registryv1.UpdateProjectRequest{Project: &registryv1.Project{Name: r.GetProject().GetName(), IdentitySystem: other}, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"identity_system"}}})
+		if status.Code(err) != codes.InvalidArgument {
+			t.Errorf("%v was changed to %v: %v", want, other, err)
+		}
+	}
+}
+
 func TestAServiceAccountWorksUntilItExpiresOrIsDeleted(t *testing.T) {
 	w := newWorld(t)
 	p := w.project(t).GetProject()

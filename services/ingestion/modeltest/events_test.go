@@ -317,6 +317,9 @@ func (p *project) ingest(list []*event, isImport bool, now int64) {
 		}
 		if refused != "" {
 			s.props[note] = refused
+			if note == "$failure_reason" {
+				s.props["$failure_description"] = true
+			}
 		}
 		s.source, _ = e.props["$source"].(string)
 		partner, _ := e.props["$partner_id"].(string)

@@ -346,9 +346,9 @@ func (g *generator) twist(q *request, e, p object) {
 	case 17:
 		p[strings.Repeat("k", 300)] = strings.Repeat("ü", 300)
 	case 18: // as an export has them
-		p["$import"], p["$distinct_id_before_identity"] = true, "before"
+		p["$import"], p["$distinct_id_before_identity"], p["$is_reshuffled"] = true, "before", true
 	case 19:
-		p["$failure_reason"], p["$identity_failure_reason"] = "theirs", "theirs"
+		p["$failure_reason"], p["$identity_failure_reason"], p["$failure_description"] = "theirs", "theirs", "theirs"
 	case 20:
 		for i := range 260 {
 			p[fmt.Sprint("p", i)] = i

@@ -141,6 +141,17 @@ func init() {
 	}
 }
 
+// former is the user who was first seen with an id that is another user's now, nil
+// when there is none: `$create_alias` took it in a LEGACY project.
+func (p *project) former(id string) *account {
+	for _, a := range p.accounts {
+		if a.first == id && a.into == nil && p.ids[id].account.user() != a {
+			return a
+		}
+	}
+	return nil
+}
+
 // merge makes user from part of user into (both are users, and different).
 func (p *project) merge(from, into *account, reason string, now int64) {
 	old := from.profile

@@ -150,9 +150,13 @@ func (p *project) engage(u *update, now int64) (applied bool, failed []string) {
 		return len(failed) == 0, failed
 	}
 	a := l.account.user()
+	former := p.former(u.id)
+	if u.ignoreAlias && former != nil {
+		a = former
+	}
 	before := clone(a.profile)
 	switch {
-	case u.delete && u.ignoreAlias && l.reason != firstSeen:
+	case u.delete && u.ignoreAlias && l.reason != firstSeen && former == nil:
 		return true, nil // the alias itself has no profile
 	case u.delete:
 		if a.profile == nil {

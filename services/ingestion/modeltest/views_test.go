@@ -55,7 +55,7 @@ func (p *project) view(now int64) (out []string) {
 			}
 			id = e.account.user().first
 			if e.account.into != nil {
-				props["$distinct_id_before_identity"] = e.account.first
+				props["$distinct_id_before_identity"], props["$is_reshuffled"] = e.account.first, true
 			}
 		}
 		if e.generated {
@@ -81,6 +81,9 @@ func (p *project) view(now int64) (out []string) {
 		}
 		for _, partner := range partnerProperties[:2] {
 			state := "-"
+			if p.ids[a.first].account.user() != a {
+				state = "conflict" // another user's id by now
+			}
 			if v, ok := partnerID(a.profile, partner); ok {
 				switch l := p.ids[v]; {
 				case !possibleID(v):
@@ -128,6 +131,13 @@ func (p *project) view(now int64) (out []string) {
 		if u.profile != nil {
 			line("profile of %q: %d", id, u.n+1)
 		}
+		if f := p.former(id); f != nil {
+			u = f
+		}
+		line("literally %q: %d %q with %d ids", id, u.n+1, u.first, len(p.idsOf(u)))
+		if u.profile != nil {
+			line("literal profile of %q: %d", id, u.n+1)
+		}
 	}
 	line("statistics: %d events, %d duplicates, %d profiles, %d users", len(p.events), p.duplicates, profiles, users)
 	for _, k := range sortedKeys(p.warnings) {
@@ -162,6 +172,9 @@ func (v *service) view(p *project) (out []string, err error) {
 				insert = "(generated)"
 			}
 			if o, ok := decode(props); ok && jsontext.Value(props).IsValid() {
+				if m, ok := o.(map[string]any); ok && m["$failure_description"] != nil && m["$failure_description"] != "" {
+					m["$failure_description"] = true // there is one; its words are free
+				}
 				props = canonical(o)
 			} else {
 				props = "NOT JSON: " + props
@@ -236,6 +249,12 @@ func (v *service) view(p *project) (out []string, err error) {
 		}
 		if g, err := v.Data.GetProfile(ctx, &ingestionv1.GetProfileRequest{Parent: parent, DistinctId: id}); err == nil {
 			line("profile of %q: %d", id, g.GetProfile().GetUserNo())
+		}
+		if r, err := v.Identity.LookupIdentity(ctx, &ingestionv1.LookupIdentityRequest{Parent: parent, DistinctId: id, IgnoreAlias: true}); err == nil {
+			line("literally %q: %d %q with %d ids", id, r.GetUserNo(), r.GetCanonicalId(), len(r.GetIds()))
+		}
+		if g, err := v.Data.GetProfile(ctx, &ingestionv1.GetProfileRequest{Parent: parent, DistinctId: id, IgnoreAlias: true}); err == nil {
+			line("literal profile of %q: %d", id, g.GetProfile().GetUserNo())
 		}
 	}
 	st, err := v.Data.GetDataStatistics(ctx, &ingestionv1.GetDataStatisticsRequest{Parent: parent})

@@ -95,7 +95,7 @@ func (w *world) take(r *request, now int64) (a answer) {
 			} else {
 				a.accepted++
 				// What ingestion writes itself is not the sender's to say.
-				for _, name := range []string{"$import", "$mp_api_endpoint", "$mp_api_timestamp_ms", "mp_processing_time_ms", "$distinct_id_before_identity", "$identity_failure_reason", "$failure_reason"} {
+				for _, name := range []string{"$import", "$mp_api_endpoint", "$mp_api_timestamp_ms", "mp_processing_time_ms", "$distinct_id_before_identity", "$identity_failure_reason", "$failure_reason", "$failure_description", "$is_reshuffled"} {
 					delete(e.props, name)
 				}
 				e.props["$mp_event_size"] = float64(len(r.Items[i]))

@@ -14,10 +14,14 @@ import (
 	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 )
 
+// ignoreAliasHelp is of commands that look somebody up by an id.
+const ignoreAliasHelp = "LEGACY projects: the user who had the id before it became an alias of another"
+
 func profilesCommand() *cobra.Command {
+	var literal bool
 	root := &cobra.Command{Use: "profiles", Short: "Profiles and identities"}
 	get := &cobra.Command{Use: "get ID", Short: "Show the profile of the user an id belongs to", Args: cobra.ExactArgs(1), RunE: run(func(ctx context.Context, c *client, _ *cobra.Command, args []string) error {
-		resp, err := ingestionv1.NewDataServiceClient(c.conn).GetProfile(ctx, &ingestionv1.GetProfileRequest{Parent: c.project, DistinctId: args[0]})
+		resp, err := ingestionv1.NewDataServiceClient(c.conn).GetProfile(ctx, &ingestionv1.GetProfileRequest{Parent: c.project, DistinctId: args[0], IgnoreAlias: literal})
 		if err != nil {
 			return err
 		}
@@ -31,11 +35,14 @@ func profilesCommand() *cobra.Command {
 		return c.printProperties(resp.GetGroupProfile(), resp.GetGroupProfile().GetProperties())
 	})}
 	identity := &cobra.Command{Use: "identity ID", Short: "Show all ids of a user, and why", Args: cobra.ExactArgs(1), RunE: run(func(ctx context.Context, c *client, _ *cobra.Command, args []string) error {
-		resp, err := ingestionv1.NewIdentityServiceClient(c.conn).LookupIdentity(ctx, &ingestionv1.LookupIdentityRequest{Parent: c.project, DistinctId: args[0]})
+		resp, err := ingestionv1.NewIdentityServiceClient(c.conn).LookupIdentity(ctx, &ingestionv1.LookupIdentityRequest{Parent: c.project, DistinctId: args[0], IgnoreAlias: literal})
 		if err != nil {
 			return err
 		}
 		var rows []table.Row
+		if len(resp.GetIds()) == 0 {
+			rows = append(rows, table.Row{resp.GetCanonicalId(), "", "", "the id is an alias of another user now", ""})
+		}
 		for _, l := range resp.GetIds() {
 			rows = append(rows, table.Row{l.GetId(), short(l.GetReason().String(), "REASON_"), l.GetLinkedTo(), l.GetExplanation(), l.GetLinkTime().AsTime().Format("2006-01-02 15:04:05")})
 		}
@@ -48,6 +55,9 @@ func profilesCommand() *cobra.Command {
 		}
 		return c.print(resp, table.Row{"Profiles"}, []table.Row{{resp.GetProfiles()}})
 	})}
+	for _, cmd := range []*cobra.Command{get, identity} {
+		cmd.Flags().BoolVar(&literal, "ignore-alias", false, ignoreAliasHelp)
+	}
 	root.AddCommand(get, group, identity, rebuild)
 	return root
 }

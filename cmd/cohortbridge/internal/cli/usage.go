@@ -103,10 +103,12 @@ func usageBy() *cobra.Command {
 
 func usageExplain() *cobra.Command {
 	var month string
+	var literal bool
 	explain := &cobra.Command{Use: "explain ID", Short: "Say whether a user counted, and why", Args: cobra.ExactArgs(1)}
 	explain.Flags().StringVar(&month, "month", "", monthHelp)
+	explain.Flags().BoolVar(&literal, "ignore-alias", false, ignoreAliasHelp)
 	explain.RunE = run(func(ctx context.Context, c *client, _ *cobra.Command, args []string) error {
-		e, err := ingestionv1.NewUsageServiceClient(c.conn).ExplainUser(ctx, &ingestionv1.ExplainUserRequest{Parent: c.project, Month: month, DistinctId: args[0]})
+		e, err := ingestionv1.NewUsageServiceClient(c.conn).ExplainUser(ctx, &ingestionv1.ExplainUserRequest{Parent: c.project, Month: month, DistinctId: args[0], IgnoreAlias: literal})
 		if err != nil {
 			return err
 		}

@@ -245,7 +245,7 @@ func (d *Decoder) property(ev *Event, key []byte, val jsontext.Value) (keep bool
 	case `"ip"`: // a place to look up, never stored
 		return false, nil
 	case `"$import"`, `"$mp_api_endpoint"`, `"$mp_api_timestamp_ms"`, `"mp_processing_time_ms"`, `"$mp_event_size"`,
-		`"$distinct_id_before_identity"`, `"$identity_failure_reason"`, `"$failure_reason"`:
+		`"$distinct_id_before_identity"`, `"$is_reshuffled"`, `"$identity_failure_reason"`, `"$failure_reason"`, `"$failure_description"`:
 		return false, nil // ingestion writes these; an export that is sent again has old ones
 	case `"distinct_id"`:
 		var ok bool

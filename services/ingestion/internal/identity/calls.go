@@ -12,6 +12,17 @@ import (
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
 )
 
+// Why a call was refused: the words of $failure_reason.
+const (
+	missingIDs    = "missing_ids"
+	unreadableIDs = "unreadable_ids"
+	invalidID     = "invalid_id"
+	noUUID        = "anon_id_is_not_uuid_v4"
+	notTwo        = "distinct_ids_must_be_two"
+	linkedToOther = "already_linked_to_another_user"
+	tooManyIDs    = "too_many_ids"
+)
+
 // call applies an $identify, $create_alias or $merge event (ORIGINAL; LEGACY
 // knows $create_alias only) and returns why it was refused, or "".
 func (s *Session) call(ev *event.Event) (refused string, err error) {
@@ -27,9 +38,9 @@ func (s *Session) call(ev *event.Event) (refused string, err error) {
 		}
 		switch {
 		case json.Unmarshal(ev.Props, &in) != nil:
-			return s.refuse("unreadable_ids")
+			return s.refuse(unreadableIDs)
 		case len(ev.Arrival) == 0 || in.Alias == "":
-			return s.refuse("missing_ids")
+			return s.refuse(missingIDs)
 		case in.Alias == string(ev.Arrival):
 			return "", nil
 		case s.system == project.Legacy:
@@ -42,9 +53,9 @@ func (s *Session) call(ev *event.Event) (refused string, err error) {
 		}
 		switch {
 		case json.Unmarshal(ev.Props, &in) != nil:
-			return s.refuse("unreadable_ids")
+			return s.refuse(unreadableIDs)
 		case len(in.IDs) != 2 || in.IDs[0] == "" || in.IDs[1] == "":
-			return s.refuse("distinct_ids_must_be_two")
+			return s.refuse(notTwo)
 		}
 		infer(ev, in.IDs[0])
 		return s.join(in.IDs[0], in.IDs[1], ledger.MergeCall)
@@ -58,7 +69,7 @@ func (s *Session) identify(ev *event.Event) (refused string, err error) {
 		AnonSDK    string `json:"$anon_distinct_id"`
 	}
 	if json.Unmarshal(ev.Props, &in) != nil {
-		return s.refuse("unreadable_ids")
+		return s.refuse(unreadableIDs)
 	}
 	known, anon := in.Identified, in.Anon
 	if known == "" {
@@ -70,10 +81,10 @@ func (s *Session) identify(ev *event.Event) (refused string, err error) {
 	anon = strings.TrimPrefix(anon, event.DevicePrefix)
 	infer(ev, known)
 	if known == "" || anon == "" || known == anon {
-		return s.refuse("missing_ids")
+		return s.refuse(missingIDs)
 	}
 	if !isUUID4(anon) {
-		return s.refuse("anon_id_is_not_uuid_v4")
+		return s.refuse(noUUID)
 	}
 	return s.join(known, anon, ledger.Identify)
 }
@@ -92,7 +103,7 @@ func (s *Session) refuse(why string) (string, error) { return why, s.tx.Warn(War
 // join makes id other one of the user of id known.
 func (s *Session) join(known, other string, r ledger.Reason) (refused string, err error) {
 	if !PossibleID(known) || !PossibleID(other) {
-		return s.refuse("invalid_id")
+		return s.refuse(invalidID)
 	}
 	user, err := s.ensure(known)
 	if err != nil {
@@ -107,7 +118,7 @@ func (s *Session) join(known, other string, r ledger.Reason) (refused string, er
 	}
 	// An anonymous id or alias maps to one user only; $merge may join two clusters.
 	if row != nil && r != ledger.MergeCall && (row.Canonical != row.UserNo || row.Reason != ledger.FirstSeen) {
-		return s.refuse("already_linked_to_another_user")
+		return s.refuse(linkedToOther)
 	}
 	nos := []uint64{user.Canonical}
 	if row != nil {
@@ -122,7 +133,7 @@ func (s *Session) join(known, other string, r ledger.Reason) (refused string, er
 		size = users[user.Canonical].IDs + users[row.Canonical].IDs
 	}
 	if size > MaxCluster {
-		return s.refuse("too_many_ids")
+		return s.refuse(tooManyIDs)
 	}
 	if row == nil {
 		return "", s.alias(other, user.Canonical, s.link(r, known))
@@ -166,7 +177,7 @@ func (s *Session) carryProfile(from, into uint64) error {
 // before stays where it was.
 func (s *Session) legacyAlias(id, alias string) (refused string, err error) {
 	if !PossibleID(alias) {
-		return s.refuse("invalid_id")
+		return s.refuse(invalidID)
 	}
 	user, err := s.ensure(id)
 	if err != nil {
@@ -181,7 +192,7 @@ func (s *Session) legacyAlias(id, alias string) (refused string, err error) {
 	case row.Canonical == user.Canonical:
 		return "", nil
 	case row.Reason != ledger.FirstSeen:
-		return s.refuse("already_linked_to_another_user")
+		return s.refuse(linkedToOther)
 	}
 	row.UserNo, row.Canonical, row.Reason = user.Canonical, user.Canonical, ledger.Alias
 	return "", s.tx.Repoint(alias, user.Canonical, s.link(ledger.Alias, id))

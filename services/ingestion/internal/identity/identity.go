@@ -352,14 +352,25 @@ func (s *Session) events(list []*event.Event) (undo []func(), err error) {
 	return undo, nil
 }
 
+// failures says in words why a call was refused; without characters that JSON escapes.
+var failures = map[string]string{
+	missingIDs:    "an id that the event must name is missing, or both are the same",
+	unreadableIDs: "an id is not a text",
+	invalidID:     "an id is a placeholder such as null, or longer than 255 bytes",
+	noUUID:        "the anonymous id is not a UUID of version 4",
+	notTwo:        "a merge names exactly two ids",
+	linkedToOther: "the id belongs to another user already",
+	tooManyIDs:    "the user would have more than 500 ids",
+}
+
 // note writes onto the event why its link was refused.
 func note(ev *event.Event, system project.IdentitySystem, why string) (undo func()) {
 	before := ev.Props
-	key := "$failure_reason"
 	if system == project.Simplified {
-		key = "$identity_failure_reason"
+		ev.Props = event.Put(before, "$identity_failure_reason", `"`+why+`"`)
+	} else {
+		ev.Props = event.Put(event.Put(before, "$failure_reason", `"`+why+`"`), "$failure_description", `"`+failures[why]+`"`)
 	}
-	ev.Props = event.Put(before, key, `"`+why+`"`)
 	return func() { ev.Props = before }
 }
 

@@ -158,10 +158,19 @@ func (b *profileBatch) apply(u *profile.Update) (applied bool, failures []*event
 	if id == nil {
 		return b.without(u)
 	}
-	if u.IgnoreAlias && id.Reason != ledger.FirstSeen && u.Delete {
-		return true, nil, nil // the alias itself has no profile
+	no := id.Canonical
+	if u.IgnoreAlias && id.Reason != ledger.FirstSeen {
+		former, err := b.tx.Former(u.DistinctID)
+		switch {
+		case err != nil:
+			return false, nil, err
+		case former != 0:
+			no = former
+		case u.Delete:
+			return true, nil, nil // the alias itself has no profile
+		}
 	}
-	row, err := b.row(id.Canonical)
+	row, err := b.row(no)
 	if err != nil {
 		return false, nil, err
 	}
@@ -169,7 +178,7 @@ func (b *profileBatch) apply(u *profile.Update) (applied bool, failures []*event
 		if row.exists {
 			before := identity.PartnerIDs(row.props)
 			row.props, row.exists, row.changed = profile.Properties{}, false, true
-			err = b.ids.SetPartners(id.Canonical, before, u.Writes)
+			err = b.ids.SetPartners(no, before, u.Writes)
 		}
 		return true, nil, err
 	}
@@ -181,7 +190,7 @@ func (b *profileBatch) apply(u *profile.Update) (applied bool, failures []*event
 	if changed {
 		row.exists, row.changed = len(row.props) > 0, true
 	}
-	if err := b.ids.SetPartners(id.Canonical, before, u.Writes); err != nil {
+	if err := b.ids.SetPartners(no, before, u.Writes); err != nil {
 		return false, nil, err
 	}
 	return changed || len(failures) == 0, failures, nil

@@ -42,6 +42,9 @@ type ID struct {
 	At     time.Time
 	// LinkedTo is the id that the link named; empty for a first id.
 	LinkedTo string
+	// Former is the number of the user who lost the id by it, 0 for none; only
+	// Cluster says it.
+	Former uint64
 }
 
 // Merge is one number that got another canonical user.
@@ -97,6 +100,9 @@ type Member struct {
 	Props []byte
 	// Updated is when the profile last changed.
 	Updated time.Time
+	// Taken says that DistinctID belongs to another user now (see Former); only
+	// Members says it.
+	Taken bool
 }
 
 // Group is a group's profile.
@@ -168,8 +174,12 @@ type Ledger interface {
 
 	// IDs looks ids up; unknown ones are missing from the answer.
 	IDs(ctx context.Context, projectID int64, ids []string) (map[string]ID, error)
-	// Cluster returns the user an id belongs to, nil for an unknown id.
-	Cluster(ctx context.Context, projectID int64, id string) (*Cluster, error)
+	// Former returns the number of the user that was first seen with an id and lost
+	// it to another by Repoint; 0 when there is none.
+	Former(ctx context.Context, projectID int64, id string) (uint64, error)
+	// Cluster returns the user an id belongs to, nil for an unknown id. literal
+	// prefers the former user.
+	Cluster(ctx context.Context, projectID int64, id string, literal bool) (*Cluster, error)
 	// Members reads canonical users in ascending order of nos, which must be
 	// sorted; merged-away and unknown numbers are left out. At most 1,000 nos.
 	Members(ctx context.Context, projectID int64, nos []uint64) ([]Member, error)
@@ -185,8 +195,9 @@ type Ledger interface {
 	// Merges returns the merges with since < sequence ≤ upTo, in order.
 	Merges(ctx context.Context, projectID int64, since, upTo uint64) ([]Merge, error)
 	// UserBefore returns the user that an id belonged to before an instant, with
-	// all numbers; nil for an unknown id. Aliases that moved are taken as they are now.
-	UserBefore(ctx context.Context, projectID int64, id string, before time.Time) (*PastUser, error)
+	// all numbers; nil for an unknown id. Aliases that moved are taken as they are
+	// now; literal prefers the former user.
+	UserBefore(ctx context.Context, projectID int64, id string, before time.Time, literal bool) (*PastUser, error)
 	// Projects lists the projects that Freeze knows, by id.
 	Projects(ctx context.Context) ([]int64, error)
 	Reclassifications
@@ -237,6 +248,8 @@ type Link struct {
 type Tx interface {
 	// IDs looks ids up.
 	IDs(ids []string) (map[string]ID, error)
+	// Former is Ledger.Former.
+	Former(id string) (uint64, error)
 	// Users looks numbers up.
 	Users(nos []uint64) (map[uint64]User, error)
 	// NewUsers makes a user for each id, all unknown and different, and returns

@@ -47,7 +47,17 @@ func (s *Data) GetProfile(ctx context.Context, req *ingestionv1.GetProfileReques
 	if !ok {
 		return nil, missing
 	}
-	list, err := s.Ledger.Members(ctx, id, []uint64{row.Canonical})
+	no := row.Canonical
+	if req.GetIgnoreAlias() {
+		former, err := s.Ledger.Former(ctx, id, req.GetDistinctId())
+		if err != nil {
+			return nil, err
+		}
+		if former != 0 {
+			no = former
+		}
+	}
+	list, err := s.Ledger.Members(ctx, id, []uint64{no})
 	if err != nil {
 		return nil, err
 	}

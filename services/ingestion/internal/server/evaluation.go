@@ -233,7 +233,8 @@ func eachMember(ctx context.Context, l ledger.Ledger, project int64, users *roar
 }
 
 // members resolves partner ids. A distinct id belongs to one user, and only its
-// owner is delivered under it: no two users share an identifier.
+// owner is delivered under it: no two users share an identifier, also not one that
+// was the first id of a user and is an alias of another now.
 func (s *Evaluation) members(ctx context.Context, projectID int64, rows []ledger.Member, partner string, columns []string) ([]*ingestionv1.Member, error) {
 	props := make([]profile.Properties, len(rows))
 	var values []string
@@ -253,7 +254,9 @@ func (s *Evaluation) members(ctx context.Context, projectID int64, rows []ledger
 	out := make([]*ingestionv1.Member, len(rows))
 	for i, m := range rows {
 		out[i] = &ingestionv1.Member{UserNo: m.UserNo, DistinctId: m.DistinctID, Identified: len(props[i]) > 0, Columns: make([][]byte, len(columns))}
-		if v, ok := props[i].ID(partner); ok {
+		if v, ok := props[i].ID(partner); !ok {
+			out[i].PartnerIdConflict = m.Taken
+		} else {
 			switch {
 			case !identity.PossibleID(v):
 				out[i].PartnerIdInvalid = true

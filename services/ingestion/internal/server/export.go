@@ -232,15 +232,15 @@ func (r *eventRow) lookup(into *profile.Properties, b []byte, name string) where
 	return where.JSON((*into)[name])
 }
 
-// properties adds what Mixpanel adds to an exported event: $import, and the id it
-// was stored under when the user has another canonical id since.
+// properties adds what Mixpanel adds to an exported event: $import, and, when the
+// user has another canonical id since, that it is so and the id it was stored under.
 func properties(r *warehouse.Exported, n ledger.Name) []byte {
 	b := r.Props
 	if r.Flags&warehouse.FlagImport != 0 {
 		b = event.Put(b, "$import", "true")
 	}
 	if r.UserNo != 0 && n.Canonical != r.UserNo {
-		b = event.Put(b, "$distinct_id_before_identity", quote(n.Own))
+		b = event.Put(event.Put(b, "$distinct_id_before_identity", quote(n.Own)), "$is_reshuffled", "true")
 	}
 	return b
 }

@@ -30,7 +30,7 @@ func (s *Identity) LookupIdentity(ctx context.Context, req *ingestionv1.LookupId
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.Ledger.Cluster(ctx, id, req.GetDistinctId())
+	c, err := s.Ledger.Cluster(ctx, id, req.GetDistinctId(), req.GetIgnoreAlias())
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +39,11 @@ func (s *Identity) LookupIdentity(ctx context.Context, req *ingestionv1.LookupId
 	}
 	out := &ingestionv1.LookupIdentityResponse{UserNo: c.User.No, CanonicalId: c.User.DistinctID, Identified: c.Identified}
 	for _, i := range c.IDs {
-		out.Ids = append(out.Ids, &ingestionv1.LinkedId{Id: i.DistinctID, Reason: reasons[i.Reason], LinkTime: timestamppb.New(i.At), LinkedTo: i.LinkedTo, Explanation: identity.Explain(i.Reason)})
+		why := identity.Explain(i.Reason)
+		if i.Former != 0 {
+			why += "; the user who was first seen with it keeps its earlier events and profile (ignore_alias shows them)"
+		}
+		out.Ids = append(out.Ids, &ingestionv1.LinkedId{Id: i.DistinctID, Reason: reasons[i.Reason], LinkTime: timestamppb.New(i.At), LinkedTo: i.LinkedTo, Explanation: why, FormerUserNo: i.Former})
 	}
 	for _, x := range c.Conflicts {
 		out.Conflicts = append(out.Conflicts, &ingestionv1.IdentifierConflict{Property: x.Property, Value: x.Value, Owner: x.Owner})

@@ -111,11 +111,14 @@ func (s *Usage) ExplainUser(ctx context.Context, req *ingestionv1.ExplainUserReq
 	if err != nil {
 		return nil, err
 	}
-	e, err := s.Reporter.Explain(ctx, id, req.GetMonth(), req.GetDistinctId())
+	e, err := s.Reporter.Explain(ctx, id, req.GetMonth(), req.GetDistinctId(), req.GetIgnoreAlias())
 	if err != nil {
 		return nil, err
 	}
-	out := &ingestionv1.ExplainUserResponse{Month: e.Month, CanonicalId: e.CanonicalID, Counted: e.First != nil, Explanation: e.Text, QualifyingEvents: e.Qualifying, ExemptByRule: e.ExemptByRule}
+	out := &ingestionv1.ExplainUserResponse{Month: e.Month, CanonicalId: e.CanonicalID, Counted: e.First != nil, Explanation: e.Text, QualifyingEvents: e.Qualifying, ExemptByRule: e.ExemptByRule, Guardrail: e.Guarded, MonthBasis: ingestionv1.ExplainUserResponse_MONTH_BASIS_PROCESSING_TIME}
+	if e.ByEventTime {
+		out.MonthBasis = ingestionv1.ExplainUserResponse_MONTH_BASIS_EVENT_TIME
+	}
 	if f := e.First; f != nil {
 		out.FirstQualifyingEvent = &ingestionv1.CountedEvent{
 			Event: f.Name, Time: timestamppb.New(time.UnixMilli(f.TimeMS)), ProcessingTime: timestamppb.New(time.UnixMilli(f.ReceivedMS)), Source: f.Source, RulesVersion: strconv.Itoa(int(f.RulesVersion)),

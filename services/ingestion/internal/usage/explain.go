@@ -19,18 +19,22 @@ type Explanation struct {
 	Month, CanonicalID string
 	// Text is the reason in a sentence.
 	Text string
+	// Guarded says that events and not users decided the month's MTU; ByEventTime
+	// that an event's own time decides its month, not that of its processing.
+	Guarded, ByEventTime bool
 	warehouse.UserUsage
 }
 
-// Explain says whether the user of an id counted in a month, and why.
-func (r *Reporter) Explain(ctx context.Context, projectID int64, month, id string) (*Explanation, error) {
+// Explain says whether the user of an id counted in a month, and why. literal
+// prefers the user who had the id before it became an alias.
+func (r *Reporter) Explain(ctx context.Context, projectID int64, month, id string, literal bool) (*Explanation, error) {
 	m, err := r.parse("month", month)
 	if err != nil {
 		return nil, err
 	}
 	var out *Explanation
 	err = r.read(ctx, projectID, func(p *project.Project) error {
-		user, err := r.Ledger.UserBefore(ctx, projectID, id, m.to)
+		user, err := r.Ledger.UserBefore(ctx, projectID, id, m.to, literal)
 		if err != nil {
 			return err
 		}
@@ -41,15 +45,27 @@ func (r *Reporter) Explain(ctx context.Context, projectID int64, month, id strin
 		if err != nil {
 			return err
 		}
-		out = &Explanation{Month: m.name, CanonicalID: user.DistinctID, Text: explain(m.name, u), UserUsage: *u}
+		all, err := r.month(ctx, p, m)
+		if err != nil {
+			return err
+		}
+		out = &Explanation{Month: m.name, CanonicalID: user.DistinctID, Text: explain(m, u, p.MTU.ByEventTime), Guarded: all.Guarded, ByEventTime: p.MTU.ByEventTime, UserUsage: *u}
+		if all.Guarded {
+			out.Text += fmt.Sprintf("; the month's MTU of %d is a thousandth of its %d events, which is more than its users (%d)", all.MTU, all.Guardrail, all.Users)
+		}
 		return nil
 	})
 	return out, err
 }
 
-func explain(month string, u *warehouse.UserUsage) string {
+func explain(m span, u *warehouse.UserUsage, byEventTime bool) string {
 	if u.First != nil {
-		return fmt.Sprintf("counted in %s because of `%s` at %s", month, u.First.Name, time.UnixMilli(u.First.TimeMS).UTC().Format(time.RFC3339))
+		at := func(ms int64) string { return time.UnixMilli(ms).UTC().Format(time.RFC3339) }
+		text := fmt.Sprintf("counted in %s because of `%s` at %s", m.name, u.First.Name, at(u.First.TimeMS))
+		if !byEventTime && monthOf(time.UnixMilli(u.First.TimeMS).UTC()).name != m.name {
+			text += ", processed at " + at(u.First.ReceivedMS)
+		}
+		return text
 	}
 	var exempt int64
 	var parts []string
@@ -59,10 +75,10 @@ func explain(month string, u *warehouse.UserUsage) string {
 	}
 	switch exempt {
 	case 0:
-		return fmt.Sprintf("not counted in %s: no events", month)
+		return fmt.Sprintf("not counted in %s: no events", m.name)
 	case 1:
-		return fmt.Sprintf("not counted in %s: 1 exempt event (%s)", month, strings.Join(parts, ", "))
+		return fmt.Sprintf("not counted in %s: 1 exempt event (%s)", m.name, strings.Join(parts, ", "))
 	default:
-		return fmt.Sprintf("not counted in %s: %d exempt events (%s)", month, exempt, strings.Join(parts, ", "))
+		return fmt.Sprintf("not counted in %s: %d exempt events (%s)", m.name, exempt, strings.Join(parts, ", "))
 	}
 }

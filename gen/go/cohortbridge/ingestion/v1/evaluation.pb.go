@@ -855,7 +855,8 @@ type Member struct {
 	DistinctId string `protobuf:"bytes,2,opt,name=distinct_id,json=distinctId,proto3" json:"distinct_id,omitempty"`
 	// Partner id, when set and this user's own.
 	PartnerId string `protobuf:"bytes,3,opt,name=partner_id,json=partnerId,proto3" json:"partner_id,omitempty"`
-	// True when the partner property is set to a value that belongs to another user.
+	// True when the partner property is set to a value that belongs to another user,
+	// or is not set and distinct_id is an alias of another user by now (LEGACY projects).
 	PartnerIdConflict bool `protobuf:"varint,4,opt,name=partner_id_conflict,json=partnerIdConflict,proto3" json:"partner_id_conflict,omitempty"`
 	// Whether the user has a profile with at least one property.
 	Identified bool `protobuf:"varint,5,opt,name=identified,proto3" json:"identified,omitempty"`

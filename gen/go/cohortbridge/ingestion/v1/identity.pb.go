@@ -99,7 +99,10 @@ type LookupIdentityRequest struct {
 	// `projects/{project}`.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	// Any id of the user.
-	DistinctId    string `protobuf:"bytes,2,opt,name=distinct_id,json=distinctId,proto3" json:"distinct_id,omitempty"`
+	DistinctId string `protobuf:"bytes,2,opt,name=distinct_id,json=distinctId,proto3" json:"distinct_id,omitempty"`
+	// Take distinct_id literally: when it was a user's first id and is an alias of
+	// another now (LEGACY projects), show the former. Any other id is unaffected.
+	IgnoreAlias   bool `protobuf:"varint,3,opt,name=ignore_alias,json=ignoreAlias,proto3" json:"ignore_alias,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -148,6 +151,13 @@ func (x *LookupIdentityRequest) GetDistinctId() string {
 	return ""
 }
 
+func (x *LookupIdentityRequest) GetIgnoreAlias() bool {
+	if x != nil {
+		return x.IgnoreAlias
+	}
+	return false
+}
+
 // LookupIdentityResponse is the user's cluster of ids; NOT_FOUND for an unknown id.
 type LookupIdentityResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -155,7 +165,8 @@ type LookupIdentityResponse struct {
 	UserNo uint64 `protobuf:"varint,1,opt,name=user_no,json=userNo,proto3" json:"user_no,omitempty"`
 	// Canonical id.
 	CanonicalId string `protobuf:"bytes,2,opt,name=canonical_id,json=canonicalId,proto3" json:"canonical_id,omitempty"`
-	// All ids.
+	// All ids that events of the user may come with; empty for a user whose only id
+	// is an alias of another user now.
 	Ids []*LinkedId `protobuf:"bytes,3,rep,name=ids,proto3" json:"ids,omitempty"`
 	// Whether the user has a profile with at least one property.
 	Identified bool `protobuf:"varint,4,opt,name=identified,proto3" json:"identified,omitempty"`
@@ -309,7 +320,11 @@ type LinkedId struct {
 	// user was first seen with.
 	LinkedTo string `protobuf:"bytes,4,opt,name=linked_to,json=linkedTo,proto3" json:"linked_to,omitempty"`
 	// The link in a sentence, e.g. "an event carried $device_id and $user_id together".
-	Explanation   string `protobuf:"bytes,5,opt,name=explanation,proto3" json:"explanation,omitempty"`
+	Explanation string `protobuf:"bytes,5,opt,name=explanation,proto3" json:"explanation,omitempty"`
+	// Number of the user who was first seen with this id, when that is another one:
+	// in LEGACY projects `$create_alias` takes an id without its earlier events and
+	// profile. ignore_alias shows that user; 0 when there is none.
+	FormerUserNo  uint64 `protobuf:"varint,6,opt,name=former_user_no,json=formerUserNo,proto3" json:"former_user_no,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -379,15 +394,23 @@ func (x *LinkedId) GetExplanation() string {
 	return ""
 }
 
+func (x *LinkedId) GetFormerUserNo() uint64 {
+	if x != nil {
+		return x.FormerUserNo
+	}
+	return 0
+}
+
 var File_cohortbridge_ingestion_v1_identity_proto protoreflect.FileDescriptor
 
 const file_cohortbridge_ingestion_v1_identity_proto_rawDesc = "" +
 	"\n" +
-	"(cohortbridge/ingestion/v1/identity.proto\x12\x19cohortbridge.ingestion.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x01\n" +
+	"(cohortbridge/ingestion/v1/identity.proto\x12\x19cohortbridge.ingestion.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa4\x01\n" +
 	"\x15LookupIdentityRequest\x128\n" +
 	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12.\n" +
 	"\vdistinct_id\x18\x02 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x01\x18\x80\bR\n" +
-	"distinctId\"\xf8\x01\n" +
+	"distinctId\x12!\n" +
+	"\fignore_alias\x18\x03 \x01(\bR\vignoreAlias\"\xf8\x01\n" +
 	"\x16LookupIdentityResponse\x12\x17\n" +
 	"\auser_no\x18\x01 \x01(\x04R\x06userNo\x12!\n" +
 	"\fcanonical_id\x18\x02 \x01(\tR\vcanonicalId\x125\n" +
@@ -399,13 +422,14 @@ const file_cohortbridge_ingestion_v1_identity_proto_rawDesc = "" +
 	"\x12IdentifierConflict\x12\x1a\n" +
 	"\bproperty\x18\x01 \x01(\tR\bproperty\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x14\n" +
-	"\x05owner\x18\x03 \x01(\tR\x05owner\"\xfb\x02\n" +
+	"\x05owner\x18\x03 \x01(\tR\x05owner\"\xa1\x03\n" +
 	"\bLinkedId\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12B\n" +
 	"\x06reason\x18\x02 \x01(\x0e2*.cohortbridge.ingestion.v1.LinkedId.ReasonR\x06reason\x127\n" +
 	"\tlink_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\blinkTime\x12\x1b\n" +
 	"\tlinked_to\x18\x04 \x01(\tR\blinkedTo\x12 \n" +
-	"\vexplanation\x18\x05 \x01(\tR\vexplanation\"\xa2\x01\n" +
+	"\vexplanation\x18\x05 \x01(\tR\vexplanation\x12$\n" +
+	"\x0eformer_user_no\x18\x06 \x01(\x04R\fformerUserNo\"\xa2\x01\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11REASON_FIRST_SEEN\x10\x01\x12\x16\n" +

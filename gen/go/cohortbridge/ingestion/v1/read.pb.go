@@ -273,7 +273,10 @@ type GetProfileRequest struct {
 	// `projects/{project}`.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	// Any id of the user.
-	DistinctId    string `protobuf:"bytes,2,opt,name=distinct_id,json=distinctId,proto3" json:"distinct_id,omitempty"`
+	DistinctId string `protobuf:"bytes,2,opt,name=distinct_id,json=distinctId,proto3" json:"distinct_id,omitempty"`
+	// Take distinct_id literally: when it was a user's first id and is an alias of
+	// another now (LEGACY projects), the profile of the former.
+	IgnoreAlias   bool `protobuf:"varint,3,opt,name=ignore_alias,json=ignoreAlias,proto3" json:"ignore_alias,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -320,6 +323,13 @@ func (x *GetProfileRequest) GetDistinctId() string {
 		return x.DistinctId
 	}
 	return ""
+}
+
+func (x *GetProfileRequest) GetIgnoreAlias() bool {
+	if x != nil {
+		return x.IgnoreAlias
+	}
+	return false
 }
 
 // GetProfileResponse has the profile; NOT_FOUND when there is none.
@@ -1595,11 +1605,12 @@ const file_cohortbridge_ingestion_v1_read_proto_rawDesc = "" +
 	"\x0fproperties_json\x18\x05 \x01(\tR\x0epropertiesJson\x12C\n" +
 	"\x0fprocessing_time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x0eprocessingTime\x12\x1f\n" +
 	"\vmtu_verdict\x18\a \x01(\tR\n" +
-	"mtuVerdict\"}\n" +
+	"mtuVerdict\"\xa0\x01\n" +
 	"\x11GetProfileRequest\x128\n" +
 	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12.\n" +
 	"\vdistinct_id\x18\x02 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x01\x18\x80\bR\n" +
-	"distinctId\"R\n" +
+	"distinctId\x12!\n" +
+	"\fignore_alias\x18\x03 \x01(\bR\vignoreAlias\"R\n" +
 	"\x12GetProfileResponse\x12<\n" +
 	"\aprofile\x18\x01 \x01(\v2\".cohortbridge.ingestion.v1.ProfileR\aprofile\"\xb9\x01\n" +
 	"\aProfile\x12\x1f\n" +

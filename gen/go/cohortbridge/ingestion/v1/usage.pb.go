@@ -82,6 +82,59 @@ func (BreakDownUsageRequest_By) EnumDescriptor() ([]byte, []int) {
 	return file_cohortbridge_ingestion_v1_usage_proto_rawDescGZIP(), []int{8, 0}
 }
 
+// MonthBasis is which time of an event decides its month.
+type ExplainUserResponse_MonthBasis int32
+
+const (
+	// Never set.
+	ExplainUserResponse_MONTH_BASIS_UNSPECIFIED ExplainUserResponse_MonthBasis = 0
+	// When the event was received and processed: the default.
+	ExplainUserResponse_MONTH_BASIS_PROCESSING_TIME ExplainUserResponse_MonthBasis = 1
+	// The event's own time: projects with `mtu.by_event_time`.
+	ExplainUserResponse_MONTH_BASIS_EVENT_TIME ExplainUserResponse_MonthBasis = 2
+)
+
+// Enum value maps for ExplainUserResponse_MonthBasis.
+var (
+	ExplainUserResponse_MonthBasis_name = map[int32]string{
+		0: "MONTH_BASIS_UNSPECIFIED",
+		1: "MONTH_BASIS_PROCESSING_TIME",
+		2: "MONTH_BASIS_EVENT_TIME",
+	}
+	ExplainUserResponse_MonthBasis_value = map[string]int32{
+		"MONTH_BASIS_UNSPECIFIED":     0,
+		"MONTH_BASIS_PROCESSING_TIME": 1,
+		"MONTH_BASIS_EVENT_TIME":      2,
+	}
+)
+
+func (x ExplainUserResponse_MonthBasis) Enum() *ExplainUserResponse_MonthBasis {
+	p := new(ExplainUserResponse_MonthBasis)
+	*p = x
+	return p
+}
+
+func (x ExplainUserResponse_MonthBasis) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ExplainUserResponse_MonthBasis) Descriptor() protoreflect.EnumDescriptor {
+	return file_cohortbridge_ingestion_v1_usage_proto_enumTypes[1].Descriptor()
+}
+
+func (ExplainUserResponse_MonthBasis) Type() protoreflect.EnumType {
+	return &file_cohortbridge_ingestion_v1_usage_proto_enumTypes[1]
+}
+
+func (x ExplainUserResponse_MonthBasis) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ExplainUserResponse_MonthBasis.Descriptor instead.
+func (ExplainUserResponse_MonthBasis) EnumDescriptor() ([]byte, []int) {
+	return file_cohortbridge_ingestion_v1_usage_proto_rawDescGZIP(), []int{12, 0}
+}
+
 // State of a reclassification.
 type Reclassification_State int32
 
@@ -123,11 +176,11 @@ func (x Reclassification_State) String() string {
 }
 
 func (Reclassification_State) Descriptor() protoreflect.EnumDescriptor {
-	return file_cohortbridge_ingestion_v1_usage_proto_enumTypes[1].Descriptor()
+	return file_cohortbridge_ingestion_v1_usage_proto_enumTypes[2].Descriptor()
 }
 
 func (Reclassification_State) Type() protoreflect.EnumType {
-	return &file_cohortbridge_ingestion_v1_usage_proto_enumTypes[1]
+	return &file_cohortbridge_ingestion_v1_usage_proto_enumTypes[2]
 }
 
 func (x Reclassification_State) Number() protoreflect.EnumNumber {
@@ -888,7 +941,10 @@ type ExplainUserRequest struct {
 	// UTC calendar month yyyy-mm; default the current one.
 	Month string `protobuf:"bytes,2,opt,name=month,proto3" json:"month,omitempty"`
 	// Any id of the user.
-	DistinctId    string `protobuf:"bytes,3,opt,name=distinct_id,json=distinctId,proto3" json:"distinct_id,omitempty"`
+	DistinctId string `protobuf:"bytes,3,opt,name=distinct_id,json=distinctId,proto3" json:"distinct_id,omitempty"`
+	// Take distinct_id literally: when it was a user's first id and is an alias of
+	// another now (LEGACY projects), explain the former. Any other id is unaffected.
+	IgnoreAlias   bool `protobuf:"varint,4,opt,name=ignore_alias,json=ignoreAlias,proto3" json:"ignore_alias,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -944,6 +1000,13 @@ func (x *ExplainUserRequest) GetDistinctId() string {
 	return ""
 }
 
+func (x *ExplainUserRequest) GetIgnoreAlias() bool {
+	if x != nil {
+		return x.IgnoreAlias
+	}
+	return false
+}
+
 // ExplainUserResponse says how a user counted.
 type ExplainUserResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -955,13 +1018,21 @@ type ExplainUserResponse struct {
 	Counted bool `protobuf:"varint,3,opt,name=counted,proto3" json:"counted,omitempty"`
 	// Why, in a sentence: "counted in 2026-11 because of `App Launched` at
 	// 2026-11-03T10:00:00Z", "not counted in 2026-11: 4 exempt events (4 of clevertap)".
+	// It says when the first event was processed if that is what put it into the
+	// month, and when the month's MTU is not the number of its users.
 	Explanation string `protobuf:"bytes,4,opt,name=explanation,proto3" json:"explanation,omitempty"`
 	// The first qualifying event; absent when there is none.
 	FirstQualifyingEvent *CountedEvent `protobuf:"bytes,5,opt,name=first_qualifying_event,json=firstQualifyingEvent,proto3" json:"first_qualifying_event,omitempty"`
 	// Qualifying events.
 	QualifyingEvents int64 `protobuf:"varint,6,opt,name=qualifying_events,json=qualifyingEvents,proto3" json:"qualifying_events,omitempty"`
 	// Exempt events by rule.
-	ExemptByRule  map[string]int64 `protobuf:"bytes,7,rep,name=exempt_by_rule,json=exemptByRule,proto3" json:"exempt_by_rule,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	ExemptByRule map[string]int64 `protobuf:"bytes,7,rep,name=exempt_by_rule,json=exemptByRule,proto3" json:"exempt_by_rule,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// True when the events guardrail decided the month's MTU: it is a thousandth of
+	// the project's events, whichever of its users counted.
+	Guardrail bool `protobuf:"varint,8,opt,name=guardrail,proto3" json:"guardrail,omitempty"`
+	// Which time of an event puts it into the month, by the project's settings as
+	// they are now.
+	MonthBasis    ExplainUserResponse_MonthBasis `protobuf:"varint,9,opt,name=month_basis,json=monthBasis,proto3,enum=cohortbridge.ingestion.v1.ExplainUserResponse_MonthBasis" json:"month_basis,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1043,6 +1114,20 @@ func (x *ExplainUserResponse) GetExemptByRule() map[string]int64 {
 		return x.ExemptByRule
 	}
 	return nil
+}
+
+func (x *ExplainUserResponse) GetGuardrail() bool {
+	if x != nil {
+		return x.Guardrail
+	}
+	return false
+}
+
+func (x *ExplainUserResponse) GetMonthBasis() ExplainUserResponse_MonthBasis {
+	if x != nil {
+		return x.MonthBasis
+	}
+	return ExplainUserResponse_MONTH_BASIS_UNSPECIFIED
 }
 
 // CountedEvent is an event that made a user count.
@@ -1882,12 +1967,13 @@ const file_cohortbridge_ingestion_v1_usage_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05users\x18\x02 \x01(\x03R\x05users\x12+\n" +
 	"\x11qualifying_events\x18\x03 \x01(\x03R\x10qualifyingEvents\x12#\n" +
-	"\rexempt_events\x18\x04 \x01(\x03R\fexemptEvents\"\xba\x01\n" +
+	"\rexempt_events\x18\x04 \x01(\x03R\fexemptEvents\"\xdd\x01\n" +
 	"\x12ExplainUserRequest\x128\n" +
 	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12:\n" +
 	"\x05month\x18\x02 \x01(\tB$\xbaH!r\x1f2\x1d^([0-9]{4}-(0[1-9]|1[0-2]))?$R\x05month\x12.\n" +
 	"\vdistinct_id\x18\x03 \x01(\tB\r\xe0A\x02\xbaH\ar\x05\x10\x01\x18\x80\bR\n" +
-	"distinctId\"\xbf\x03\n" +
+	"distinctId\x12!\n" +
+	"\fignore_alias\x18\x04 \x01(\bR\vignoreAlias\"\xa1\x05\n" +
 	"\x13ExplainUserResponse\x12\x14\n" +
 	"\x05month\x18\x01 \x01(\tR\x05month\x12!\n" +
 	"\fcanonical_id\x18\x02 \x01(\tR\vcanonicalId\x12\x18\n" +
@@ -1895,10 +1981,18 @@ const file_cohortbridge_ingestion_v1_usage_proto_rawDesc = "" +
 	"\vexplanation\x18\x04 \x01(\tR\vexplanation\x12]\n" +
 	"\x16first_qualifying_event\x18\x05 \x01(\v2'.cohortbridge.ingestion.v1.CountedEventR\x14firstQualifyingEvent\x12+\n" +
 	"\x11qualifying_events\x18\x06 \x01(\x03R\x10qualifyingEvents\x12f\n" +
-	"\x0eexempt_by_rule\x18\a \x03(\v2@.cohortbridge.ingestion.v1.ExplainUserResponse.ExemptByRuleEntryR\fexemptByRule\x1a?\n" +
+	"\x0eexempt_by_rule\x18\a \x03(\v2@.cohortbridge.ingestion.v1.ExplainUserResponse.ExemptByRuleEntryR\fexemptByRule\x12\x1c\n" +
+	"\tguardrail\x18\b \x01(\bR\tguardrail\x12Z\n" +
+	"\vmonth_basis\x18\t \x01(\x0e29.cohortbridge.ingestion.v1.ExplainUserResponse.MonthBasisR\n" +
+	"monthBasis\x1a?\n" +
 	"\x11ExemptByRuleEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\xd6\x01\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"f\n" +
+	"\n" +
+	"MonthBasis\x12\x1b\n" +
+	"\x17MONTH_BASIS_UNSPECIFIED\x10\x00\x12\x1f\n" +
+	"\x1bMONTH_BASIS_PROCESSING_TIME\x10\x01\x12\x1a\n" +
+	"\x16MONTH_BASIS_EVENT_TIME\x10\x02\"\xd6\x01\n" +
 	"\fCountedEvent\x12\x14\n" +
 	"\x05event\x18\x01 \x01(\tR\x05event\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12C\n" +
@@ -1978,90 +2072,92 @@ func file_cohortbridge_ingestion_v1_usage_proto_rawDescGZIP() []byte {
 	return file_cohortbridge_ingestion_v1_usage_proto_rawDescData
 }
 
-var file_cohortbridge_ingestion_v1_usage_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_cohortbridge_ingestion_v1_usage_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_cohortbridge_ingestion_v1_usage_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_cohortbridge_ingestion_v1_usage_proto_goTypes = []any{
 	(BreakDownUsageRequest_By)(0),          // 0: cohortbridge.ingestion.v1.BreakDownUsageRequest.By
-	(Reclassification_State)(0),            // 1: cohortbridge.ingestion.v1.Reclassification.State
-	(*GetUsageRequest)(nil),                // 2: cohortbridge.ingestion.v1.GetUsageRequest
-	(*GetUsageResponse)(nil),               // 3: cohortbridge.ingestion.v1.GetUsageResponse
-	(*ListMtuRulesRequest)(nil),            // 4: cohortbridge.ingestion.v1.ListMtuRulesRequest
-	(*ListMtuRulesResponse)(nil),           // 5: cohortbridge.ingestion.v1.ListMtuRulesResponse
-	(*MtuRule)(nil),                        // 6: cohortbridge.ingestion.v1.MtuRule
-	(*ListUsageRequest)(nil),               // 7: cohortbridge.ingestion.v1.ListUsageRequest
-	(*ListUsageResponse)(nil),              // 8: cohortbridge.ingestion.v1.ListUsageResponse
-	(*ExportUsageRequest)(nil),             // 9: cohortbridge.ingestion.v1.ExportUsageRequest
-	(*BreakDownUsageRequest)(nil),          // 10: cohortbridge.ingestion.v1.BreakDownUsageRequest
-	(*BreakDownUsageResponse)(nil),         // 11: cohortbridge.ingestion.v1.BreakDownUsageResponse
-	(*UsageGroup)(nil),                     // 12: cohortbridge.ingestion.v1.UsageGroup
-	(*ExplainUserRequest)(nil),             // 13: cohortbridge.ingestion.v1.ExplainUserRequest
-	(*ExplainUserResponse)(nil),            // 14: cohortbridge.ingestion.v1.ExplainUserResponse
-	(*CountedEvent)(nil),                   // 15: cohortbridge.ingestion.v1.CountedEvent
-	(*GetOrganizationUsageRequest)(nil),    // 16: cohortbridge.ingestion.v1.GetOrganizationUsageRequest
-	(*GetOrganizationUsageResponse)(nil),   // 17: cohortbridge.ingestion.v1.GetOrganizationUsageResponse
-	(*ProjectUsage)(nil),                   // 18: cohortbridge.ingestion.v1.ProjectUsage
-	(*Reclassification)(nil),               // 19: cohortbridge.ingestion.v1.Reclassification
-	(*CreateReclassificationRequest)(nil),  // 20: cohortbridge.ingestion.v1.CreateReclassificationRequest
-	(*CreateReclassificationResponse)(nil), // 21: cohortbridge.ingestion.v1.CreateReclassificationResponse
-	(*GetReclassificationRequest)(nil),     // 22: cohortbridge.ingestion.v1.GetReclassificationRequest
-	(*GetReclassificationResponse)(nil),    // 23: cohortbridge.ingestion.v1.GetReclassificationResponse
-	(*ListReclassificationsRequest)(nil),   // 24: cohortbridge.ingestion.v1.ListReclassificationsRequest
-	(*ListReclassificationsResponse)(nil),  // 25: cohortbridge.ingestion.v1.ListReclassificationsResponse
-	(*WatchReclassificationRequest)(nil),   // 26: cohortbridge.ingestion.v1.WatchReclassificationRequest
-	(*WatchReclassificationResponse)(nil),  // 27: cohortbridge.ingestion.v1.WatchReclassificationResponse
-	nil,                                    // 28: cohortbridge.ingestion.v1.GetUsageResponse.ExemptByRuleEntry
-	nil,                                    // 29: cohortbridge.ingestion.v1.GetUsageResponse.EventsBySourceEntry
-	nil,                                    // 30: cohortbridge.ingestion.v1.ExplainUserResponse.ExemptByRuleEntry
-	(*timestamppb.Timestamp)(nil),          // 31: google.protobuf.Timestamp
-	(*httpbody.HttpBody)(nil),              // 32: google.api.HttpBody
+	(ExplainUserResponse_MonthBasis)(0),    // 1: cohortbridge.ingestion.v1.ExplainUserResponse.MonthBasis
+	(Reclassification_State)(0),            // 2: cohortbridge.ingestion.v1.Reclassification.State
+	(*GetUsageRequest)(nil),                // 3: cohortbridge.ingestion.v1.GetUsageRequest
+	(*GetUsageResponse)(nil),               // 4: cohortbridge.ingestion.v1.GetUsageResponse
+	(*ListMtuRulesRequest)(nil),            // 5: cohortbridge.ingestion.v1.ListMtuRulesRequest
+	(*ListMtuRulesResponse)(nil),           // 6: cohortbridge.ingestion.v1.ListMtuRulesResponse
+	(*MtuRule)(nil),                        // 7: cohortbridge.ingestion.v1.MtuRule
+	(*ListUsageRequest)(nil),               // 8: cohortbridge.ingestion.v1.ListUsageRequest
+	(*ListUsageResponse)(nil),              // 9: cohortbridge.ingestion.v1.ListUsageResponse
+	(*ExportUsageRequest)(nil),             // 10: cohortbridge.ingestion.v1.ExportUsageRequest
+	(*BreakDownUsageRequest)(nil),          // 11: cohortbridge.ingestion.v1.BreakDownUsageRequest
+	(*BreakDownUsageResponse)(nil),         // 12: cohortbridge.ingestion.v1.BreakDownUsageResponse
+	(*UsageGroup)(nil),                     // 13: cohortbridge.ingestion.v1.UsageGroup
+	(*ExplainUserRequest)(nil),             // 14: cohortbridge.ingestion.v1.ExplainUserRequest
+	(*ExplainUserResponse)(nil),            // 15: cohortbridge.ingestion.v1.ExplainUserResponse
+	(*CountedEvent)(nil),                   // 16: cohortbridge.ingestion.v1.CountedEvent
+	(*GetOrganizationUsageRequest)(nil),    // 17: cohortbridge.ingestion.v1.GetOrganizationUsageRequest
+	(*GetOrganizationUsageResponse)(nil),   // 18: cohortbridge.ingestion.v1.GetOrganizationUsageResponse
+	(*ProjectUsage)(nil),                   // 19: cohortbridge.ingestion.v1.ProjectUsage
+	(*Reclassification)(nil),               // 20: cohortbridge.ingestion.v1.Reclassification
+	(*CreateReclassificationRequest)(nil),  // 21: cohortbridge.ingestion.v1.CreateReclassificationRequest
+	(*CreateReclassificationResponse)(nil), // 22: cohortbridge.ingestion.v1.CreateReclassificationResponse
+	(*GetReclassificationRequest)(nil),     // 23: cohortbridge.ingestion.v1.GetReclassificationRequest
+	(*GetReclassificationResponse)(nil),    // 24: cohortbridge.ingestion.v1.GetReclassificationResponse
+	(*ListReclassificationsRequest)(nil),   // 25: cohortbridge.ingestion.v1.ListReclassificationsRequest
+	(*ListReclassificationsResponse)(nil),  // 26: cohortbridge.ingestion.v1.ListReclassificationsResponse
+	(*WatchReclassificationRequest)(nil),   // 27: cohortbridge.ingestion.v1.WatchReclassificationRequest
+	(*WatchReclassificationResponse)(nil),  // 28: cohortbridge.ingestion.v1.WatchReclassificationResponse
+	nil,                                    // 29: cohortbridge.ingestion.v1.GetUsageResponse.ExemptByRuleEntry
+	nil,                                    // 30: cohortbridge.ingestion.v1.GetUsageResponse.EventsBySourceEntry
+	nil,                                    // 31: cohortbridge.ingestion.v1.ExplainUserResponse.ExemptByRuleEntry
+	(*timestamppb.Timestamp)(nil),          // 32: google.protobuf.Timestamp
+	(*httpbody.HttpBody)(nil),              // 33: google.api.HttpBody
 }
 var file_cohortbridge_ingestion_v1_usage_proto_depIdxs = []int32{
-	28, // 0: cohortbridge.ingestion.v1.GetUsageResponse.exempt_by_rule:type_name -> cohortbridge.ingestion.v1.GetUsageResponse.ExemptByRuleEntry
-	29, // 1: cohortbridge.ingestion.v1.GetUsageResponse.events_by_source:type_name -> cohortbridge.ingestion.v1.GetUsageResponse.EventsBySourceEntry
-	6,  // 2: cohortbridge.ingestion.v1.ListMtuRulesResponse.rules:type_name -> cohortbridge.ingestion.v1.MtuRule
-	3,  // 3: cohortbridge.ingestion.v1.ListUsageResponse.months:type_name -> cohortbridge.ingestion.v1.GetUsageResponse
+	29, // 0: cohortbridge.ingestion.v1.GetUsageResponse.exempt_by_rule:type_name -> cohortbridge.ingestion.v1.GetUsageResponse.ExemptByRuleEntry
+	30, // 1: cohortbridge.ingestion.v1.GetUsageResponse.events_by_source:type_name -> cohortbridge.ingestion.v1.GetUsageResponse.EventsBySourceEntry
+	7,  // 2: cohortbridge.ingestion.v1.ListMtuRulesResponse.rules:type_name -> cohortbridge.ingestion.v1.MtuRule
+	4,  // 3: cohortbridge.ingestion.v1.ListUsageResponse.months:type_name -> cohortbridge.ingestion.v1.GetUsageResponse
 	0,  // 4: cohortbridge.ingestion.v1.BreakDownUsageRequest.by:type_name -> cohortbridge.ingestion.v1.BreakDownUsageRequest.By
-	12, // 5: cohortbridge.ingestion.v1.BreakDownUsageResponse.groups:type_name -> cohortbridge.ingestion.v1.UsageGroup
-	15, // 6: cohortbridge.ingestion.v1.ExplainUserResponse.first_qualifying_event:type_name -> cohortbridge.ingestion.v1.CountedEvent
-	30, // 7: cohortbridge.ingestion.v1.ExplainUserResponse.exempt_by_rule:type_name -> cohortbridge.ingestion.v1.ExplainUserResponse.ExemptByRuleEntry
-	31, // 8: cohortbridge.ingestion.v1.CountedEvent.time:type_name -> google.protobuf.Timestamp
-	31, // 9: cohortbridge.ingestion.v1.CountedEvent.processing_time:type_name -> google.protobuf.Timestamp
-	18, // 10: cohortbridge.ingestion.v1.GetOrganizationUsageResponse.projects:type_name -> cohortbridge.ingestion.v1.ProjectUsage
-	3,  // 11: cohortbridge.ingestion.v1.ProjectUsage.usage:type_name -> cohortbridge.ingestion.v1.GetUsageResponse
-	1,  // 12: cohortbridge.ingestion.v1.Reclassification.state:type_name -> cohortbridge.ingestion.v1.Reclassification.State
-	31, // 13: cohortbridge.ingestion.v1.Reclassification.create_time:type_name -> google.protobuf.Timestamp
-	31, // 14: cohortbridge.ingestion.v1.Reclassification.end_time:type_name -> google.protobuf.Timestamp
-	19, // 15: cohortbridge.ingestion.v1.CreateReclassificationResponse.reclassification:type_name -> cohortbridge.ingestion.v1.Reclassification
-	19, // 16: cohortbridge.ingestion.v1.GetReclassificationResponse.reclassification:type_name -> cohortbridge.ingestion.v1.Reclassification
-	19, // 17: cohortbridge.ingestion.v1.ListReclassificationsResponse.reclassifications:type_name -> cohortbridge.ingestion.v1.Reclassification
-	19, // 18: cohortbridge.ingestion.v1.WatchReclassificationResponse.reclassification:type_name -> cohortbridge.ingestion.v1.Reclassification
-	2,  // 19: cohortbridge.ingestion.v1.UsageService.GetUsage:input_type -> cohortbridge.ingestion.v1.GetUsageRequest
-	7,  // 20: cohortbridge.ingestion.v1.UsageService.ListUsage:input_type -> cohortbridge.ingestion.v1.ListUsageRequest
-	9,  // 21: cohortbridge.ingestion.v1.UsageService.ExportUsage:input_type -> cohortbridge.ingestion.v1.ExportUsageRequest
-	10, // 22: cohortbridge.ingestion.v1.UsageService.BreakDownUsage:input_type -> cohortbridge.ingestion.v1.BreakDownUsageRequest
-	13, // 23: cohortbridge.ingestion.v1.UsageService.ExplainUser:input_type -> cohortbridge.ingestion.v1.ExplainUserRequest
-	16, // 24: cohortbridge.ingestion.v1.UsageService.GetOrganizationUsage:input_type -> cohortbridge.ingestion.v1.GetOrganizationUsageRequest
-	4,  // 25: cohortbridge.ingestion.v1.UsageService.ListMtuRules:input_type -> cohortbridge.ingestion.v1.ListMtuRulesRequest
-	20, // 26: cohortbridge.ingestion.v1.UsageService.CreateReclassification:input_type -> cohortbridge.ingestion.v1.CreateReclassificationRequest
-	22, // 27: cohortbridge.ingestion.v1.UsageService.GetReclassification:input_type -> cohortbridge.ingestion.v1.GetReclassificationRequest
-	24, // 28: cohortbridge.ingestion.v1.UsageService.ListReclassifications:input_type -> cohortbridge.ingestion.v1.ListReclassificationsRequest
-	26, // 29: cohortbridge.ingestion.v1.UsageService.WatchReclassification:input_type -> cohortbridge.ingestion.v1.WatchReclassificationRequest
-	3,  // 30: cohortbridge.ingestion.v1.UsageService.GetUsage:output_type -> cohortbridge.ingestion.v1.GetUsageResponse
-	8,  // 31: cohortbridge.ingestion.v1.UsageService.ListUsage:output_type -> cohortbridge.ingestion.v1.ListUsageResponse
-	32, // 32: cohortbridge.ingestion.v1.UsageService.ExportUsage:output_type -> google.api.HttpBody
-	11, // 33: cohortbridge.ingestion.v1.UsageService.BreakDownUsage:output_type -> cohortbridge.ingestion.v1.BreakDownUsageResponse
-	14, // 34: cohortbridge.ingestion.v1.UsageService.ExplainUser:output_type -> cohortbridge.ingestion.v1.ExplainUserResponse
-	17, // 35: cohortbridge.ingestion.v1.UsageService.GetOrganizationUsage:output_type -> cohortbridge.ingestion.v1.GetOrganizationUsageResponse
-	5,  // 36: cohortbridge.ingestion.v1.UsageService.ListMtuRules:output_type -> cohortbridge.ingestion.v1.ListMtuRulesResponse
-	21, // 37: cohortbridge.ingestion.v1.UsageService.CreateReclassification:output_type -> cohortbridge.ingestion.v1.CreateReclassificationResponse
-	23, // 38: cohortbridge.ingestion.v1.UsageService.GetReclassification:output_type -> cohortbridge.ingestion.v1.GetReclassificationResponse
-	25, // 39: cohortbridge.ingestion.v1.UsageService.ListReclassifications:output_type -> cohortbridge.ingestion.v1.ListReclassificationsResponse
-	27, // 40: cohortbridge.ingestion.v1.UsageService.WatchReclassification:output_type -> cohortbridge.ingestion.v1.WatchReclassificationResponse
-	30, // [30:41] is the sub-list for method output_type
-	19, // [19:30] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	13, // 5: cohortbridge.ingestion.v1.BreakDownUsageResponse.groups:type_name -> cohortbridge.ingestion.v1.UsageGroup
+	16, // 6: cohortbridge.ingestion.v1.ExplainUserResponse.first_qualifying_event:type_name -> cohortbridge.ingestion.v1.CountedEvent
+	31, // 7: cohortbridge.ingestion.v1.ExplainUserResponse.exempt_by_rule:type_name -> cohortbridge.ingestion.v1.ExplainUserResponse.ExemptByRuleEntry
+	1,  // 8: cohortbridge.ingestion.v1.ExplainUserResponse.month_basis:type_name -> cohortbridge.ingestion.v1.ExplainUserResponse.MonthBasis
+	32, // 9: cohortbridge.ingestion.v1.CountedEvent.time:type_name -> google.protobuf.Timestamp
+	32, // 10: cohortbridge.ingestion.v1.CountedEvent.processing_time:type_name -> google.protobuf.Timestamp
+	19, // 11: cohortbridge.ingestion.v1.GetOrganizationUsageResponse.projects:type_name -> cohortbridge.ingestion.v1.ProjectUsage
+	4,  // 12: cohortbridge.ingestion.v1.ProjectUsage.usage:type_name -> cohortbridge.ingestion.v1.GetUsageResponse
+	2,  // 13: cohortbridge.ingestion.v1.Reclassification.state:type_name -> cohortbridge.ingestion.v1.Reclassification.State
+	32, // 14: cohortbridge.ingestion.v1.Reclassification.create_time:type_name -> google.protobuf.Timestamp
+	32, // 15: cohortbridge.ingestion.v1.Reclassification.end_time:type_name -> google.protobuf.Timestamp
+	20, // 16: cohortbridge.ingestion.v1.CreateReclassificationResponse.reclassification:type_name -> cohortbridge.ingestion.v1.Reclassification
+	20, // 17: cohortbridge.ingestion.v1.GetReclassificationResponse.reclassification:type_name -> cohortbridge.ingestion.v1.Reclassification
+	20, // 18: cohortbridge.ingestion.v1.ListReclassificationsResponse.reclassifications:type_name -> cohortbridge.ingestion.v1.Reclassification
+	20, // 19: cohortbridge.ingestion.v1.WatchReclassificationResponse.reclassification:type_name -> cohortbridge.ingestion.v1.Reclassification
+	3,  // 20: cohortbridge.ingestion.v1.UsageService.GetUsage:input_type -> cohortbridge.ingestion.v1.GetUsageRequest
+	8,  // 21: cohortbridge.ingestion.v1.UsageService.ListUsage:input_type -> cohortbridge.ingestion.v1.ListUsageRequest
+	10, // 22: cohortbridge.ingestion.v1.UsageService.ExportUsage:input_type -> cohortbridge.ingestion.v1.ExportUsageRequest
+	11, // 23: cohortbridge.ingestion.v1.UsageService.BreakDownUsage:input_type -> cohortbridge.ingestion.v1.BreakDownUsageRequest
+	14, // 24: cohortbridge.ingestion.v1.UsageService.ExplainUser:input_type -> cohortbridge.ingestion.v1.ExplainUserRequest
+	17, // 25: cohortbridge.ingestion.v1.UsageService.GetOrganizationUsage:input_type -> cohortbridge.ingestion.v1.GetOrganizationUsageRequest
+	5,  // 26: cohortbridge.ingestion.v1.UsageService.ListMtuRules:input_type -> cohortbridge.ingestion.v1.ListMtuRulesRequest
+	21, // 27: cohortbridge.ingestion.v1.UsageService.CreateReclassification:input_type -> cohortbridge.ingestion.v1.CreateReclassificationRequest
+	23, // 28: cohortbridge.ingestion.v1.UsageService.GetReclassification:input_type -> cohortbridge.ingestion.v1.GetReclassificationRequest
+	25, // 29: cohortbridge.ingestion.v1.UsageService.ListReclassifications:input_type -> cohortbridge.ingestion.v1.ListReclassificationsRequest
+	27, // 30: cohortbridge.ingestion.v1.UsageService.WatchReclassification:input_type -> cohortbridge.ingestion.v1.WatchReclassificationRequest
+	4,  // 31: cohortbridge.ingestion.v1.UsageService.GetUsage:output_type -> cohortbridge.ingestion.v1.GetUsageResponse
+	9,  // 32: cohortbridge.ingestion.v1.UsageService.ListUsage:output_type -> cohortbridge.ingestion.v1.ListUsageResponse
+	33, // 33: cohortbridge.ingestion.v1.UsageService.ExportUsage:output_type -> google.api.HttpBody
+	12, // 34: cohortbridge.ingestion.v1.UsageService.BreakDownUsage:output_type -> cohortbridge.ingestion.v1.BreakDownUsageResponse
+	15, // 35: cohortbridge.ingestion.v1.UsageService.ExplainUser:output_type -> cohortbridge.ingestion.v1.ExplainUserResponse
+	18, // 36: cohortbridge.ingestion.v1.UsageService.GetOrganizationUsage:output_type -> cohortbridge.ingestion.v1.GetOrganizationUsageResponse
+	6,  // 37: cohortbridge.ingestion.v1.UsageService.ListMtuRules:output_type -> cohortbridge.ingestion.v1.ListMtuRulesResponse
+	22, // 38: cohortbridge.ingestion.v1.UsageService.CreateReclassification:output_type -> cohortbridge.ingestion.v1.CreateReclassificationResponse
+	24, // 39: cohortbridge.ingestion.v1.UsageService.GetReclassification:output_type -> cohortbridge.ingestion.v1.GetReclassificationResponse
+	26, // 40: cohortbridge.ingestion.v1.UsageService.ListReclassifications:output_type -> cohortbridge.ingestion.v1.ListReclassificationsResponse
+	28, // 41: cohortbridge.ingestion.v1.UsageService.WatchReclassification:output_type -> cohortbridge.ingestion.v1.WatchReclassificationResponse
+	31, // [31:42] is the sub-list for method output_type
+	20, // [20:31] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_cohortbridge_ingestion_v1_usage_proto_init() }
@@ -2074,7 +2170,7 @@ func file_cohortbridge_ingestion_v1_usage_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohortbridge_ingestion_v1_usage_proto_rawDesc), len(file_cohortbridge_ingestion_v1_usage_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      3,
 			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -198,7 +198,7 @@ func merge(t *testing.T, open Open) {
 			t.Errorf("%s: %+v", id, got)
 		}
 	}
-	c, err := f.l.Cluster(f.ctx, 1, "c2")
+	c, err := f.l.Cluster(f.ctx, 1, "c2", false)
 	if err != nil || c == nil || c.User.No != 1 || c.User.IDs != 4 || len(c.IDs) != 4 || c.Identified {
 		t.Errorf("cluster %+v, %v", c, err)
 	}
@@ -219,7 +219,7 @@ func merge(t *testing.T, open Open) {
 		name   string
 		nos    []uint64
 	}{{at, "c", []uint64{3}}, {at.Add(time.Hour), "b", []uint64{2, 3}}, {at.Add(2 * time.Hour), "a", []uint64{1, 2, 3}}} {
-		u, err := f.l.UserBefore(f.ctx, 1, "c2", w.before)
+		u, err := f.l.UserBefore(f.ctx, 1, "c2", w.before, false)
 		if err != nil || u == nil {
 			t.Fatalf("before %v: %v, %v", w.before, u, err)
 		}
@@ -228,10 +228,10 @@ func merge(t *testing.T, open Open) {
 			t.Errorf("before %v: %+v, want %v", w.before, u, w)
 		}
 	}
-	if u, err := f.l.UserBefore(f.ctx, 1, "nobody", at); u != nil || err != nil {
+	if u, err := f.l.UserBefore(f.ctx, 1, "nobody", at, true); u != nil || err != nil {
 		t.Errorf("an unknown id before: %v, %v", u, err)
 	}
-	if c, err := f.l.Cluster(f.ctx, 1, "nobody"); c != nil || err != nil {
+	if c, err := f.l.Cluster(f.ctx, 1, "nobody", true); c != nil || err != nil {
 		t.Errorf("cluster of an unknown id: %v, %v", c, err)
 	}
 	names, err := f.l.Names(f.ctx, 1, []uint64{1, 3})
@@ -521,10 +521,42 @@ func repoint(t *testing.T, open Open) {
 	if changed, _ := f.l.ChangedUsers(f.ctx, 1, 0); len(changed) != 2 {
 		t.Errorf("changed %v", changed)
 	}
-	if c, _ := f.l.Cluster(f.ctx, 1, "a"); c.User.IDs != 2 || len(c.IDs) != 2 {
+	if c, _ := f.l.Cluster(f.ctx, 1, "a", true); c.User.IDs != 2 || len(c.IDs) != 2 {
 		t.Errorf("cluster %+v", c)
 	}
 	if names, _ := f.l.Names(f.ctx, 1, []uint64{2}); names[2].DistinctID != "b" {
 		t.Errorf("earlier events moved: %v", names)
 	}
+	// The user who had the id is still found by it.
+	for id, want := range map[string]uint64{"a": 0, "b": 2, "nobody": 0} {
+		if no, err := f.l.Former(f.ctx, 1, id); no != want || err != nil {
+			t.Errorf("former user of %s: %d, %v", id, no, err)
+		}
+	}
+	for literal, want := range map[bool]uint64{false: 1, true: 2} {
+		c, err := f.l.Cluster(f.ctx, 1, "b", literal)
+		if err != nil || c.User.No != want || len(c.IDs) != int(4-2*want) || want == 1 && c.IDs[1].Former != 2 {
+			t.Errorf("cluster of b, literally %v: %+v, %v", literal, c, err)
+		}
+		if u, err := f.l.UserBefore(f.ctx, 1, "b", at, literal); err != nil || u.Canonical != want || len(u.Nos) != 1 {
+			t.Errorf("user of b, literally %v: %+v, %v", literal, u, err)
+		}
+	}
+	if m, err := f.l.Members(f.ctx, 1, []uint64{1, 2}); err != nil || len(m) != 2 || m[0].Taken || !m[1].Taken {
+		t.Errorf("members %+v, %v", m, err)
+	}
+	// An id that was merged away before it moves leaves no user behind.
+	f.users("c")
+	f.update(1, func(tx ledger.Tx) error {
+		if err := tx.Merge(3, 2, ledger.Link{Reason: ledger.PartnerAlias, At: at}); err != nil {
+			return err
+		}
+		if err := tx.Repoint("c", 1, ledger.Link{Reason: ledger.PartnerAlias, At: at}); err != nil {
+			return err
+		}
+		if no, err := tx.Former("c"); no != 0 || err != nil {
+			t.Errorf("former user of c: %d, %v", no, err)
+		}
+		return nil
+	})
 }

@@ -10,13 +10,14 @@ import (
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
 )
 
-const memberColumns = `SELECT u.user_no, u.distinct_id, p.props, p.updated_ms
+const memberColumns = `SELECT u.user_no, u.distinct_id, p.props, p.updated_ms,
+	EXISTS (SELECT 1 FROM former_users f WHERE f.project_id=u.project_id AND f.distinct_id=u.distinct_id)
 	FROM users u LEFT JOIN profiles p ON p.project_id=u.project_id AND p.user_no=u.user_no
 	WHERE u.project_id=$1 AND u.canonical=u.user_no AND u.user_no `
 
 func scanMember(r *sql.Rows) (m ledger.Member, err error) {
 	var at sql.NullInt64
-	err = r.Scan(&m.UserNo, &m.DistinctID, &m.Props, &at)
+	err = r.Scan(&m.UserNo, &m.DistinctID, &m.Props, &at, &m.Taken)
 	m.Updated = time.UnixMilli(at.Int64).UTC()
 	return m, err
 }
@@ -57,7 +58,7 @@ func (s *Store) Members(ctx context.Context, projectID int64, nos []uint64) ([]l
 // Profiles implements ledger.Ledger.
 func (s *Store) Profiles(ctx context.Context, projectID int64, after uint64, limit int) ([]ledger.Member, error) {
 	var out []ledger.Member
-	err := each(ctx, s.db.Read(), `SELECT u.user_no, u.distinct_id, p.props, p.updated_ms FROM profiles p JOIN users u ON u.project_id=p.project_id AND u.user_no=p.user_no
+	err := each(ctx, s.db.Read(), `SELECT u.user_no, u.distinct_id, p.props, p.updated_ms, false FROM profiles p JOIN users u ON u.project_id=p.project_id AND u.user_no=p.user_no
 		WHERE p.project_id=$1 AND p.user_no>$2 AND u.canonical=u.user_no ORDER BY p.user_no LIMIT $3`, []any{projectID, after, limit}, func(r *sql.Rows) error {
 		m, err := scanMember(r)
 		out = append(out, m)
@@ -120,14 +121,14 @@ func (s *Store) Merges(ctx context.Context, projectID int64, since, upTo uint64)
 
 // UserBefore implements ledger.Ledger. The user of a number is the canonical one
 // of its last merge before the instant; without one it is a user of its own.
-func (s *Store) UserBefore(ctx context.Context, projectID int64, id string, before time.Time) (u *ledger.PastUser, err error) {
+func (s *Store) UserBefore(ctx context.Context, projectID int64, id string, before time.Time, literal bool) (u *ledger.PastUser, err error) {
 	at := before.UnixMilli()
 	err = s.db.ReadTx(ctx, func(q *sql.Tx) error {
-		found, err := selectIDs(ctx, q, projectID, []string{id})
-		if err != nil || len(found) == 0 {
+		row, err := resolve(ctx, q, projectID, id, literal)
+		if err != nil || row == nil {
 			return err
 		}
-		u = &ledger.PastUser{Canonical: found[id].UserNo}
+		u = &ledger.PastUser{Canonical: row.UserNo}
 		err = q.QueryRowContext(ctx, `SELECT canonical FROM merges WHERE project_id=$1 AND user_no=$2 AND at_ms<$3 ORDER BY seq DESC LIMIT 1`, projectID, u.Canonical, at).Scan(&u.Canonical)
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return err

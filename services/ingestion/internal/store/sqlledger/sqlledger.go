@@ -156,9 +156,9 @@ func selectIDs(ctx context.Context, q querier, projectID int64, ids []string) (m
 	return out, err
 }
 
-func scanID(r *sql.Rows) (id ledger.ID, err error) {
+func scanID(r *sql.Rows, more ...any) (id ledger.ID, err error) {
 	var at int64
-	err = r.Scan(&id.DistinctID, &id.UserNo, &id.Canonical, &id.Reason, &at, &id.LinkedTo)
+	err = r.Scan(append([]any{&id.DistinctID, &id.UserNo, &id.Canonical, &id.Reason, &at, &id.LinkedTo}, more...)...)
 	id.At = time.UnixMilli(at).UTC()
 	return id, err
 }
@@ -169,25 +169,27 @@ func (s *Store) IDs(ctx context.Context, projectID int64, ids []string) (map[str
 }
 
 // Cluster implements ledger.Ledger.
-func (s *Store) Cluster(ctx context.Context, projectID int64, id string) (*ledger.Cluster, error) {
+func (s *Store) Cluster(ctx context.Context, projectID int64, id string, literal bool) (*ledger.Cluster, error) {
 	var c *ledger.Cluster
 	err := s.db.ReadTx(ctx, func(q *sql.Tx) error {
-		found, err := selectIDs(ctx, q, projectID, []string{id})
-		if err != nil || len(found) == 0 {
+		row, err := resolve(ctx, q, projectID, id, literal)
+		if err != nil || row == nil {
 			return err
 		}
-		no := found[id].Canonical
+		no := row.Canonical
 		users, err := selectUsers(ctx, q, projectID, []uint64{no})
 		if err != nil {
 			return err
 		}
 		c = &ledger.Cluster{User: users[no]}
-		const cols = `SELECT i.distinct_id, i.user_no, u.canonical, i.reason, i.at_ms, i.linked_to FROM users u JOIN ids i ON i.project_id=u.project_id AND `
+		const cols = `SELECT i.distinct_id, i.user_no, u.canonical, i.reason, i.at_ms, i.linked_to, coalesce((SELECT f.user_no FROM former_users f WHERE f.project_id=i.project_id AND f.distinct_id=i.distinct_id), 0) FROM users u JOIN ids i ON i.project_id=u.project_id AND `
 		// The first ids of the cluster's numbers, then the aliases of each number.
 		err = each(ctx, q, cols+`i.distinct_id=u.distinct_id WHERE u.project_id=$1 AND (u.user_no=$2 OR (u.canonical=$2 AND u.canonical<>u.user_no)) AND i.reason=1
 			UNION ALL `+cols+`i.user_no=u.user_no AND i.reason<>1 WHERE u.project_id=$1 AND (u.user_no=$2 OR (u.canonical=$2 AND u.canonical<>u.user_no)) ORDER BY 5, 1`,
 			[]any{projectID, no}, func(r *sql.Rows) error {
-				id, err := scanID(r)
+				var former uint64
+				id, err := scanID(r, &former)
+				id.Former = former
 				c.IDs = append(c.IDs, id)
 				return err
 			})
@@ -209,6 +211,39 @@ func (s *Store) Cluster(ctx context.Context, projectID int64, id string) (*ledge
 		return q.QueryRowContext(ctx, `SELECT EXISTS(SELECT 1 FROM profiles WHERE project_id=$1 AND user_no=$2)`, projectID, no).Scan(&c.Identified)
 	})
 	return c, err
+}
+
+// resolve finds the row of an id, nil for an unknown one. literal prefers the user
+// who had it before: a row as it was for that user.
+func resolve(ctx context.Context, q querier, projectID int64, id string, literal bool) (*ledger.ID, error) {
+	found, err := selectIDs(ctx, q, projectID, []string{id})
+	row, ok := found[id]
+	if err != nil || !ok {
+		return nil, err
+	}
+	if literal {
+		no, err := former(ctx, q, projectID, id)
+		if err != nil {
+			return nil, err
+		}
+		if no != 0 {
+			row.UserNo, row.Canonical = no, no
+		}
+	}
+	return &row, nil
+}
+
+// Former implements ledger.Ledger.
+func (s *Store) Former(ctx context.Context, projectID int64, id string) (uint64, error) {
+	return former(ctx, s.db.Read(), projectID, id)
+}
+
+func former(ctx context.Context, q querier, projectID int64, id string) (no uint64, err error) {
+	err = q.QueryRowContext(ctx, `SELECT user_no FROM former_users WHERE project_id=$1 AND distinct_id=$2`, projectID, id).Scan(&no)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
+	}
+	return no, err
 }
 
 func selectUsers(ctx context.Context, q querier, projectID int64, nos []uint64) (map[uint64]ledger.User, error) {

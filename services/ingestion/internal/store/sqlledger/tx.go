@@ -62,6 +62,9 @@ func (t *tx) IDs(ids []string) (map[string]ledger.ID, error) {
 	return selectIDs(t.ctx, t.q, t.p, ids)
 }
 
+// Former implements ledger.Tx.
+func (t *tx) Former(id string) (uint64, error) { return former(t.ctx, t.q, t.p, id) }
+
 // Users implements ledger.Tx.
 func (t *tx) Users(nos []uint64) (map[uint64]ledger.User, error) {
 	return selectUsers(t.ctx, t.q, t.p, nos)
@@ -97,6 +100,11 @@ func (t *tx) AddAlias(id string, no uint64, l ledger.Link) (ledger.ID, error) {
 
 // Repoint implements ledger.Tx.
 func (t *tx) Repoint(id string, no uint64, l ledger.Link) error {
+	// A user who loses the first id stays a user, and is found by it (see Former).
+	if _, err := t.q.ExecContext(t.ctx, `INSERT INTO former_users (project_id, distinct_id, user_no) SELECT u.project_id, u.distinct_id, u.user_no
+		FROM ids i JOIN users u ON u.project_id=i.project_id AND u.user_no=i.user_no WHERE i.project_id=$1 AND i.distinct_id=$2 AND u.distinct_id=$2 AND u.canonical=u.user_no`, t.p, id); err != nil {
+		return err
+	}
 	if _, err := t.q.ExecContext(t.ctx, `UPDATE users SET ids=ids-1, seq=$3 WHERE project_id=$1 AND user_no=(SELECT u.canonical FROM ids i JOIN users u ON u.project_id=i.project_id AND u.user_no=i.user_no WHERE i.project_id=$1 AND i.distinct_id=$2)`, t.p, id, t.nextSeq()); err != nil {
 		return err
 	}
