@@ -97,7 +97,22 @@ func TestTheCommandLineDoesTheMainJob(t *testing.T) {
 	if out := c.run("", "cohorts", "update", "1", "--description", "new"); !strings.Contains(out, "Pros") {
 		t.Errorf("update: %s", out)
 	}
+	c.run(`{"ids":{}}`, "cohorts", "create", "Listed")
+	if out, errOut, err := c.try("$distinct_id,marker\ncli-1,x\nnobody-yet,x\nnull,x\n", "cohorts", "upload", "2"); err != nil || !strings.Contains(out, " 2 ") || !strings.Contains(errOut, "line 4") {
+		t.Errorf("upload: %v\n%s%s", err, out, errOut)
+	}
+	if _, errOut, err := c.try("user\na\n", "cohorts", "upload", "2"); err == nil || !strings.Contains(errOut, "distinct_id") {
+		t.Errorf("an upload without the column: %v %s", err, errOut)
+	}
+	if out := c.run(`{"all_of":{"operands":[{"in_cohort":{"cohorts":["projects/`+p.Creds.ProjectID+`/cohorts/2"]}},{"in_cohort":{"cohorts":["projects/`+p.Creds.ProjectID+`/cohorts/1"]}}]}}`, "cohorts", "preview"); !strings.Contains(out, "in Listed and in Pros") || !strings.Contains(out, " 1 ") {
+		t.Errorf("preview of cohorts in a cohort:\n%s", out)
+	}
+	doc := c.run("", "cohorts", "export")
+	if out := c.run(strings.ReplaceAll(doc, `"Pros"`, `"Amateurs"`), "cohorts", "import"); strings.Count(out, "created") != 1 || strings.Count(out, "unchanged") != 1 {
+		t.Errorf("import of definitions:\n%s", out)
+	}
 	for _, args := range [][]string{
+		{"cohorts", "history", "1"},
 		{"projects", "list"}, {"projects", "get"}, {"projects", "update", "--clevertap-sources", "clevertap,clevertap-eu"}, {"connectors", "list"}, {"connectors", "get", "1"}, {"connectors", "verify", "1"}, {"cohorts", "list"}, {"cohorts", "get", "1"}, {"cohorts", "members", "1"},
 		{"syncs", "list"}, {"syncs", "get", "1"}, {"syncs", "pause", "1", "--reason", "lunch"}, {"syncs", "resume", "1", "--watch"}, {"syncs", "run", "1", "--watch"}, {"runs", "list", "1"}, {"runs", "get", "1/1"},
 		{"runs", "users", "1/1", "--outcome", "SENT"}, {"usage", "get"}, {"usage", "rules"}, {"usage", "months"}, {"usage", "by", "event"}, {"usage", "explain", "ann"}, {"usage", "reclassify"}, {"profiles", "rebuild-projection"},

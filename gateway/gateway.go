@@ -78,11 +78,13 @@ func New(ctx context.Context, cfg Config, conns Conns) (http.Handler, error) {
 	mixpanelRoutes(mux, ingest, &cfg, gate)
 	validateRoute(mux, ingest)
 	readRoutes(mux, conns, &cfg, gate)
-	mux.Handle("/v1/", http.MaxBytesHandler(rest, cfg.MaxBodyBytes))
+	bounded := http.MaxBytesHandler(rest, cfg.MaxBodyBytes)
+	mux.Handle("/v1/", bounded)
+	mux.Handle("POST /v1/projects/{project}/cohorts/{cohort}", &uploader{rest: rest, cohorts: cohortsyncv1.NewCohortServiceClient(conns.CohortSync), next: bounded, pause: cfg.BodyTimeout})
 	return traced(mux), nil
 }
 
-func restMux(ctx context.Context, c Conns) (http.Handler, error) {
+func restMux(ctx context.Context, c Conns) (*runtime.ServeMux, error) {
 	mux := runtime.NewServeMux(
 		// Only Authorization goes on to gRPC (the library adds it by itself): no
 		// header of a caller may pass for metadata of ours.

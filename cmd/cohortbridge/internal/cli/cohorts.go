@@ -21,10 +21,10 @@ func cohortRow(co *cohortsyncv1.Cohort) table.Row {
 	if e := co.GetLastEvaluation(); e != nil {
 		size, asOf = fmt.Sprint(e.GetIdentifiedUsers()), e.GetAsOf().AsTime().Format("2006-01-02 15:04:05")
 	}
-	return table.Row{id(co.GetName()), co.GetDisplayName(), size, asOf, co.GetSummary()}
+	return table.Row{id(co.GetName()), co.GetDisplayName(), size, asOf, short(co.GetFreshness().String(), "FRESHNESS_"), co.GetSummary()}
 }
 
-var cohortHeader = table.Row{"ID", "Name", "Users", "As of (UTC)", "Definition"}
+var cohortHeader = table.Row{"ID", "Name", "Users", "As of (UTC)", "Freshness", "Definition"}
 
 const definitionHelp = `The definition is JSON, e.g. {"all_of":{"operands":[
   {"behavior":{"events":["Add To Cart"],"threshold":3,"window":{"last":{"amount":30,"unit":"UNIT_DAY"}}}},
@@ -134,7 +134,7 @@ func cohortsCommand() *cobra.Command {
 		}
 		return c.print(all, table.Row{"No", "Distinct ID", "Partner ID", "Identified"}, rows)
 	})}
-	root.AddCommand(list, get, create, update, preview, members, remove)
+	root.AddCommand(list, get, create, update, preview, members, remove, uploadCommand(), historyCommand(), exportCohortsCommand(), importCohortsCommand())
 	return root
 }
 
