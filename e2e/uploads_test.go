@@ -20,8 +20,9 @@ func TestACSVOfAnySizeIsUploadedOverREST(t *testing.T) {
 	name := c.Cohort(t, "Listed", &typev1.Expression{Node: &typev1.Expression_Ids{Ids: &typev1.IdsLeaf{}}})
 	path := "/v1/" + name + ":uploadIds"
 	csv := map[string]string{"Content-Type": "text/csv"}
-	upload := func(query, body string) (out cohortsyncv1.UploadIdsResponse) {
+	upload := func(query, body string) *cohortsyncv1.UploadIdsResponse {
 		t.Helper()
+		out := &cohortsyncv1.UploadIdsResponse{}
 		a := c.MustDo(t, "POST", path+query, []byte(body), csv)
 		var m struct {
 			Lines, Users, Total, Refused json.Number
@@ -36,13 +37,13 @@ func TestACSVOfAnySizeIsUploadedOverREST(t *testing.T) {
 	}
 	c.People(t, "up", 0, 3, "plan", "pro")
 	if got := upload("", "\ufeffdistinct_id,plan\nup-0,pro\nup-1,pro\nup-9,pro\n,pro\n"); got.GetLines() != 4 || got.GetTotal() != 3 || got.GetRefused() != 1 {
-		t.Errorf("first upload: %v", &got)
+		t.Errorf("first upload: %v", got)
 	}
 	if got := upload("?mode=ADD", "distinct_id\nup-2\n"); got.GetTotal() != 4 {
-		t.Errorf("ADD: %v", &got)
+		t.Errorf("ADD: %v", got)
 	}
 	if got := upload("?mode=mode_remove", "distinct_id\nup-0\n"); got.GetTotal() != 3 {
-		t.Errorf("REMOVE: %v", &got)
+		t.Errorf("REMOVE: %v", got)
 	}
 	members := func() string {
 		a := c.MustDo(t, "GET", "/v1/"+name+"/members", nil, nil)
@@ -96,6 +97,6 @@ func TestACSVOfAnySizeIsUploadedOverREST(t *testing.T) {
 		t.Errorf("half a body changed the members:\n%s\n%s", before, got)
 	}
 	if got := upload("", big.String()); got.GetLines() != 300_000 || got.GetTotal() != 1000 {
-		t.Errorf("18 MB: %v", &got)
+		t.Errorf("18 MB: %v", got)
 	}
 }

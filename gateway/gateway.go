@@ -78,6 +78,9 @@ func New(ctx context.Context, cfg Config, conns Conns) (http.Handler, error) {
 	mixpanelRoutes(mux, ingest, &cfg, gate)
 	validateRoute(mux, ingest)
 	readRoutes(mux, conns, &cfg, gate)
+	hook := &webhook{receiver: cohortsyncv1.NewReceiverServiceClient(conns.CohortSync), gate: gate, maxBody: cfg.MaxBodyBytes, bodyTimeout: cfg.BodyTimeout}
+	mux.Handle("POST /api/webhooks/mixpanel/{project}", hook)
+	mux.Handle("POST /api/webhooks/mixpanel/{project}/{$}", hook)
 	bounded := http.MaxBytesHandler(rest, cfg.MaxBodyBytes)
 	mux.Handle("/v1/", bounded)
 	mux.Handle("POST /v1/projects/{project}/cohorts/{cohort}", &uploader{rest: rest, cohorts: cohortsyncv1.NewCohortServiceClient(conns.CohortSync), next: bounded, pause: cfg.BodyTimeout})

@@ -96,6 +96,8 @@ var Policy = map[string]Access{
 	cohortsync + "CohortService/ExportDefinitions": Consumer,
 	cohortsync + "CohortService/ImportDefinitions": Consumer,
 
+	cohortsync + "ReceiverService/ReceiveMembers": Admin,
+
 	cohortsync + "SyncService/CreateSync": Analyst,
 	cohortsync + "SyncService/GetSync":    Consumer,
 	cohortsync + "SyncService/ListSyncs":  Consumer,

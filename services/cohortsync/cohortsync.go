@@ -50,6 +50,7 @@ type Service struct {
 	clevertap *clevertap.Client
 	engine    *engine.Engine
 	cohorts   *server.Cohorts
+	receiver  *server.Receiver
 	syncs     *server.Syncs
 	runs      *server.Runs
 
@@ -112,6 +113,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Service, err error) {
 		return nil, err
 	}
 	s.cohorts = &server.Cohorts{Store: s.store, Users: users, Now: cfg.Now}
+	s.receiver = &server.Receiver{Store: s.store, Users: users, Now: cfg.Now}
 	s.syncs = &server.Syncs{Store: s.store, Connectors: connectors, Enqueue: s.enqueue, Cancel: s.engine.Cancel,
 		Interval: cfg.DefaultInterval, MaxDynamic: cfg.MaxDynamicSyncs, Now: cfg.Now}
 	s.runs = &server.Runs{Store: s.store, Engine: s.engine, Enqueue: s.enqueue, Now: cfg.Now}
@@ -133,6 +135,7 @@ func lockDir(dir string) (*os.File, error) {
 // Register adds the service's APIs to a server.
 func (s *Service) Register(r grpc.ServiceRegistrar) {
 	cohortsyncv1.RegisterCohortServiceServer(r, s.cohorts)
+	cohortsyncv1.RegisterReceiverServiceServer(r, s.receiver)
 	cohortsyncv1.RegisterSyncServiceServer(r, s.syncs)
 	cohortsyncv1.RegisterRunServiceServer(r, s.runs)
 }

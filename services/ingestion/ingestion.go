@@ -134,7 +134,7 @@ func New(ctx context.Context, cfg Config, reg Registry, opts ...Option) (_ *Serv
 		Registry: cached, Pipeline: s.pipeline, Ledger: s.ledger, Resolver: resolver, Systems: systems, Limits: limits, Now: o.now,
 		Gate: inflight.New(cfg.MaxConcurrent, cfg.MaxInFlightBytes), Rate: ingest.NewRate(cfg.ProjectEventsPerMinute, cfg.ProjectBytesPerMinute, o.now),
 	})}
-	s.evaluation = &server.Evaluation{Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder, Registry: cached, Resolver: resolver}
+	s.evaluation = &server.Evaluation{Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder, Registry: cached, Resolver: resolver, Ingester: s.ingestion.Ingester}
 	s.data = &server.Data{Ledger: s.ledger, Warehouse: s.warehouse, Feeder: feeder, Pipeline: s.pipeline, Selections: query.NewSelections(o.now), Now: o.now}
 	//nolint:contextcheck // as the pipeline
 	s.background(func(ctx context.Context) { feeder.Run(ctx, cfg.FeedInterval) })

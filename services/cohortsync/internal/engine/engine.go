@@ -27,8 +27,9 @@ type Users interface {
 	// ChangedUsers are the users whose profile or identity changed with since < sequence ≤ until.
 	ChangedUsers(ctx context.Context, project int64, since, until uint64) (*roaring64.Bitmap, error)
 	// Assign returns the users to whom ids belong, new ones for ids that nobody has,
-	// and the positions of those that can't be anybody's.
-	Assign(ctx context.Context, project int64, ids []string) (users *roaring64.Bitmap, refused []int, err error)
+	// and the positions of those that can't be anybody's. properties is nil, or JSON
+	// objects of what to set on each one's profile.
+	Assign(ctx context.Context, project int64, ids []string, properties [][]byte) (users *roaring64.Bitmap, refused []int, err error)
 	// Resolve reads ids and columns of users and calls each for every one that
 	// exists, in ascending order.
 	Resolve(ctx context.Context, project int64, users *roaring64.Bitmap, columns []string, partnerProperty string, each func(m channel.Member, identified bool) error) error

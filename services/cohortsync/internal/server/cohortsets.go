@@ -80,7 +80,7 @@ func (s *Cohorts) UploadIds(stream grpc.ClientStreamingServer[cohortsyncv1.Uploa
 		for i, l := range lines {
 			ids[i] = l.ID
 		}
-		found, refused, err := s.Users.Assign(ctx, c.ProjectID, ids)
+		found, refused, err := s.Users.Assign(ctx, c.ProjectID, ids, nil)
 		if err != nil {
 			return err
 		}

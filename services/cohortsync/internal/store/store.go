@@ -359,6 +359,7 @@ const (
 // All methods are safe for concurrent use.
 type Store interface {
 	Cohorts
+	Receiver
 	Syncs
 	Runs
 	Ledgers
@@ -398,6 +399,52 @@ type Cohorts interface {
 	// included, and returns the definitions in the order of list.
 	ImportCohorts(ctx context.Context, project int64, list []Cohort, now time.Time, resolve func(ids map[string]int64) ([]*typev1.Expression, error)) ([]Cohort, error)
 }
+
+// Receiver keeps cohorts that another system sends.
+type Receiver interface {
+	// ExternalCohort returns the cohort of a source, and makes it at the first call.
+	// revive makes it anew when it was deleted; else that is a NotFound fault. Its
+	// display name and description become those of want, the name with the source
+	// added while another cohort has it.
+	ExternalCohort(ctx context.Context, project int64, source string, want Cohort, revive bool, now time.Time) (Cohort, error)
+	// AddPage adds a page to a session. A page that came before changes nothing. A
+	// session that was overtaken is a Conflict fault; a number of pages that differs
+	// from that of the session's other pages is an Invalid fault.
+	AddPage(ctx context.Context, project int64, p ExternalPage, now time.Time) (ExternalProgress, error)
+}
+
+// ExternalAction is what a session does to a cohort.
+type ExternalAction int
+
+// Actions; the values are those of the contract and stored.
+const (
+	ExternalReplace ExternalAction = 1
+	ExternalAdd     ExternalAction = 2
+	ExternalRemove  ExternalAction = 3
+)
+
+// ExternalPage is a page of a session.
+type ExternalPage struct {
+	Cohort  int64
+	Session string
+	Action  ExternalAction
+	// Page counts from 1 to Pages.
+	Page, Pages int
+	Users       *roaring64.Bitmap
+}
+
+// ExternalProgress is how far a session is.
+type ExternalProgress struct {
+	// Pages are there; Complete says that all are, and the cohort is changed.
+	Pages    int
+	Complete bool
+	// Total is how many users the cohort has.
+	Total int64
+}
+
+// KeptSessions is how long sessions are kept, finished or not: twice as long as the
+// sender's own snapshot (https://docs.mixpanel.com/docs/cohort-sync/webhooks).
+const KeptSessions = 6 * 24 * time.Hour
 
 // KeptEvaluations is how many evaluations of a cohort are kept: three weeks of one
 // every 15 minutes.

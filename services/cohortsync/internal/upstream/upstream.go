@@ -194,12 +194,16 @@ func (u Users) Resolve(ctx context.Context, project int64, users *roaring64.Bitm
 const assignChunk = 10_000
 
 // Assign implements engine.Users.
-func (u Users) Assign(ctx context.Context, project int64, ids []string) (users *roaring64.Bitmap, refused []int, err error) {
+func (u Users) Assign(ctx context.Context, project int64, ids []string, properties [][]byte) (users *roaring64.Bitmap, refused []int, err error) {
 	const what = "looking up ids"
 	users = roaring64.New()
 	for from := 0; from < len(ids); from += assignChunk {
 		part := ids[from:min(len(ids), from+assignChunk)]
-		resp, err := u.Client.AssignUsers(ctx, &ingestionv1.AssignUsersRequest{Parent: parent(project), DistinctIds: part}, grpc.MaxCallRecvMsgSize(maxMessage))
+		req := &ingestionv1.AssignUsersRequest{Parent: parent(project), DistinctIds: part}
+		if properties != nil {
+			req.Properties = properties[from : from+len(part)]
+		}
+		resp, err := u.Client.AssignUsers(ctx, req, grpc.MaxCallRecvMsgSize(maxMessage))
 		if err != nil {
 			return nil, nil, toFault(what, err)
 		}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/json"
 	"slices"
 	"strconv"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/event"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/feed"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/identity"
+	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ingest"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/leaf"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/ledger"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/profile"
@@ -30,9 +32,10 @@ type Evaluation struct {
 	Ledger    ledger.Ledger
 	Warehouse warehouse.Warehouse
 	Feeder    *feed.Feeder
-	// Registry and Resolver give ids that nobody has a user.
+	// Registry and Resolver give ids that nobody has a user; Ingester writes profiles.
 	Registry project.Registry
 	Resolver *identity.Resolver
+	Ingester *ingest.Ingester
 }
 
 // EvaluateLeaves answers leaves on one snapshot.
@@ -161,8 +164,40 @@ func (s *Evaluation) AssignUsers(ctx context.Context, req *ingestionv1.AssignUse
 			return nil, err
 		}
 	}
+	if err := s.setProperties(ctx, p, req, out.GetRefused()); err != nil {
+		return nil, err
+	}
 	out.Users, err = userSet(users)
 	return out, err
+}
+
+// setProperties writes what came with ids to their users' profiles.
+func (s *Evaluation) setProperties(ctx context.Context, p *project.Project, req *ingestionv1.AssignUsersRequest, refused []int32) error {
+	if len(req.GetProperties()) == 0 {
+		return nil
+	}
+	if len(req.GetProperties()) != len(req.GetDistinctIds()) {
+		return fault.Field("properties", "needs one object for each of distinct_ids")
+	}
+	nobody := map[int]bool{}
+	for _, i := range refused {
+		nobody[int(i)] = true
+	}
+	var updates []*profile.Update
+	for i, raw := range req.GetProperties() {
+		if len(raw) == 0 || nobody[i] {
+			continue
+		}
+		b, err := json.Marshal(map[string]any{"$distinct_id": req.GetDistinctIds()[i], "$ignore_time": true, "$set": json.RawMessage(raw)})
+		if err != nil {
+			return fault.Field("properties["+strconv.Itoa(i)+"]", "must be a JSON object")
+		}
+		if u, f := profile.DecodeOne(b, i); f == nil {
+			updates = append(updates, u)
+		}
+	}
+	_, _, err := s.Ingester.Update(ctx, p, updates)
+	return err
 }
 
 func userSet(bm *roaring64.Bitmap) (*ingestionv1.UserSet, error) {

@@ -622,7 +622,11 @@ type AssignUsersRequest struct {
 	// `projects/{project}`.
 	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
 	// 1 to 10,000 ids; the same one may be there more than once.
-	DistinctIds   []string `protobuf:"bytes,2,rep,name=distinct_ids,json=distinctIds,proto3" json:"distinct_ids,omitempty"`
+	DistinctIds []string `protobuf:"bytes,2,rep,name=distinct_ids,json=distinctIds,proto3" json:"distinct_ids,omitempty"`
+	// JSON objects of properties to set on the profiles, in the order of the ids; or
+	// none. An empty one sets nothing. They do not count as the user having been seen.
+	// Properties that break a rule of profiles are left out.
+	Properties    [][]byte `protobuf:"bytes,3,rep,name=properties,proto3" json:"properties,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -667,6 +671,13 @@ func (x *AssignUsersRequest) GetParent() string {
 func (x *AssignUsersRequest) GetDistinctIds() []string {
 	if x != nil {
 		return x.DistinctIds
+	}
+	return nil
+}
+
+func (x *AssignUsersRequest) GetProperties() [][]byte {
+	if x != nil {
+		return x.Properties
 	}
 	return nil
 }
@@ -989,10 +1000,13 @@ const file_cohortbridge_ingestion_v1_evaluation_proto_rawDesc = "" +
 	"\tsince_seq\x18\x02 \x01(\x04R\bsinceSeq\x12\x1b\n" +
 	"\tuntil_seq\x18\x03 \x01(\x04R\buntilSeq\"T\n" +
 	"\x18ListChangedUsersResponse\x128\n" +
-	"\x05users\x18\x01 \x01(\v2\".cohortbridge.ingestion.v1.UserSetR\x05users\"~\n" +
+	"\x05users\x18\x01 \x01(\v2\".cohortbridge.ingestion.v1.UserSetR\x05users\"\xac\x01\n" +
 	"\x12AssignUsersRequest\x125\n" +
 	"\x06parent\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x121\n" +
-	"\fdistinct_ids\x18\x02 \x03(\tB\x0e\xbaH\b\x92\x01\x05\b\x01\x10\x90N\x80\x01\x01R\vdistinctIds\"i\n" +
+	"\fdistinct_ids\x18\x02 \x03(\tB\x0e\xbaH\b\x92\x01\x05\b\x01\x10\x90N\x80\x01\x01R\vdistinctIds\x12,\n" +
+	"\n" +
+	"properties\x18\x03 \x03(\fB\f\xbaH\x06\x92\x01\x03\x10\x90N\x80\x01\x01R\n" +
+	"properties\"i\n" +
 	"\x13AssignUsersResponse\x128\n" +
 	"\x05users\x18\x01 \x01(\v2\".cohortbridge.ingestion.v1.UserSetR\x05users\x12\x18\n" +
 	"\arefused\x18\x02 \x03(\x05R\arefused\"\xb7\x01\n" +

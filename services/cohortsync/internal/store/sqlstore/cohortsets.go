@@ -45,15 +45,19 @@ func (s *Store) ChangeCohortMembers(ctx context.Context, project, id int64, now 
 			return err
 		}
 		out = store.Members{Users: fn(m.Users), Updated: now}
-		b, err := ledger.MarshalSet(out.Users)
-		if err != nil {
-			return err
-		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO cohort_members (cohort_id, users, updated) VALUES ($1, $2, $3)
-			ON CONFLICT (cohort_id) DO UPDATE SET users = excluded.users, updated = excluded.updated`, id, b, micros(now))
-		return err
+		return writeMembers(ctx, tx, id, out.Users, now)
 	})
 	return out, err
+}
+
+func writeMembers(ctx context.Context, tx *sql.Tx, id int64, users *roaring64.Bitmap, now time.Time) error {
+	b, err := ledger.MarshalSet(users)
+	if err != nil {
+		return err
+	}
+	_, err = tx.ExecContext(ctx, `INSERT INTO cohort_members (cohort_id, users, updated) VALUES ($1, $2, $3)
+		ON CONFLICT (cohort_id) DO UPDATE SET users = excluded.users, updated = excluded.updated`, id, b, micros(now))
+	return err
 }
 
 // ImportCohorts implements store.Cohorts.
