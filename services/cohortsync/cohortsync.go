@@ -20,6 +20,7 @@ import (
 	registryv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/registry/v1"
 
 	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/clevertap"
+	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/cohort"
 	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/delivery"
 	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/diff"
 	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/engine"
@@ -107,7 +108,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Service, err error) {
 		Guard:      diff.Guard{MinMembers: cfg.GuardMinMembers, MaxRemovedShare: cfg.GuardMaxRemovedShare},
 		MaxMembers: cfg.MaxMembers, SnapshotLife: cfg.SnapshotLife, KeepRuns: cfg.KeepRuns, Concurrency: cfg.AccountConcurrency,
 		TempDir: temp, Now: cfg.Now, Log: deps.Log,
-	}, s.store, users, connectors)
+	}, s.store, sharedUsers{users, cohort.NewShared(users, gather, cfg.Now)}, connectors)
 	s.queue, err = jobs.Open(ctx, jobs.Config{Path: filepath.Join(cfg.DataDir, "jobs.db"), Workers: cfg.Workers, Poll: cfg.Poll, Log: deps.Log}, s.work)
 	if err != nil {
 		return nil, err
@@ -118,6 +119,21 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Service, err error) {
 		Interval: cfg.DefaultInterval, MaxDynamic: cfg.MaxDynamicSyncs, Now: cfg.Now}
 	s.runs = &server.Runs{Store: s.store, Engine: s.engine, Enqueue: s.enqueue, Now: cfg.Now}
 	return s, nil
+}
+
+// gather is how long a run's evaluation waits for those of other runs that are due at
+// the same tick.
+const gather = 20 * time.Millisecond
+
+// sharedUsers lets runs evaluate together.
+type sharedUsers struct {
+	upstream.Users
+	shared *cohort.Shared
+}
+
+// AnswerLeaves implements cohort.Answerer.
+func (u sharedUsers) AnswerLeaves(ctx context.Context, project int64, leaves []cohort.Leaf, asOf time.Time) (*cohort.Answers, error) {
+	return u.shared.AnswerLeaves(ctx, project, leaves, asOf)
 }
 
 // lockDir makes sure that one process at a time uses the directory.

@@ -81,6 +81,9 @@ func (c *collector) leaf(key string, l Leaf) (combine, error) {
 			return nil, invalid("with the cohorts it refers to, the definition has more than %d different conditions", MaxAllLeaves)
 		}
 		c.index[key] = i
+		if l.Users == nil { // those that are kept may be others by the next evaluation
+			l.Key = key
+		}
 		c.leaves = append(c.leaves, l)
 	}
 	return func(a *Answers) *roaring64.Bitmap { return a.Users[i] }, nil

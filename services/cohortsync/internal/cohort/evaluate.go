@@ -2,6 +2,7 @@ package cohort
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
@@ -29,10 +30,16 @@ type Leaf struct {
 	Users *roaring64.Bitmap
 	// Kind is what Users are, in plain English.
 	Kind string
+	// Key is the same for leaves that say the same; empty for one that is not to be
+	// shared between evaluations.
+	Key string
 }
 
-// Answers are the users of each leaf asked, and what they are based on.
+// Answers are the users of each leaf asked, and what they are based on. They may be
+// shared: nobody changes them.
 type Answers struct {
+	// AsOf is the instant, when it is not the one asked for.
+	AsOf time.Time
 	// Users has one set a leaf, in the order asked.
 	Users []*roaring64.Bitmap
 	// Took is how long each leaf's query took.
@@ -129,9 +136,13 @@ func Evaluate(ctx context.Context, q *Query) (_ *Result, err error) {
 		return nil, err
 	}
 	if len(ans.Users) != len(c.leaves) || len(ans.Took) != len(c.leaves) || ans.Identified == nil {
-		return nil, fault.New(fault.Unavailable, "EVALUATION_INCOMPLETE", "the evaluation answered %d of %d conditions", len(ans.Users), len(c.leaves))
+		return nil, incomplete(len(ans.Users), len(c.leaves))
 	}
-	res := &Result{AsOf: q.AsOf, ProfileSeq: ans.ProfileSeq}
+	asOf := q.AsOf
+	if !ans.AsOf.IsZero() {
+		asOf = ans.AsOf
+	}
+	res := &Result{AsOf: asOf, ProfileSeq: ans.ProfileSeq}
 	for i, l := range c.leaves {
 		res.Leaves = append(res.Leaves, LeafStat{Summary: RenderLeaf(l), Users: int64(ans.Users[i].GetCardinality()), Took: ans.Took[i]})
 		// The leaves ran elsewhere; their spans show how long each query took.
@@ -139,10 +150,16 @@ func Evaluate(ctx context.Context, q *Query) (_ *Result, err error) {
 			attribute.Int("cohortbridge.leaf.index", i), attribute.Int64("cohortbridge.leaf.users", res.Leaves[i].Users)))
 		ls.End(trace.WithTimestamp(start.Add(ans.Took[i])))
 	}
-	res.Users = root(ans)
+	if res.Users = root(ans); slices.Contains(ans.Users, res.Users) {
+		res.Users = res.Users.Clone() // the answers may be others' too
+	}
 	res.Members = roaring64.And(res.Users, ans.Identified)
 	res.Took = time.Since(start)
 	sp.SetAttributes(attribute.Int64("cohortbridge.users", int64(res.Users.GetCardinality())),
 		attribute.Int64("cohortbridge.identified_users", int64(res.Members.GetCardinality())), attribute.Int("cohortbridge.leaves", len(c.leaves)))
 	return res, nil
+}
+
+func incomplete(got, want int) error {
+	return fault.New(fault.Unavailable, "EVALUATION_INCOMPLETE", "the evaluation answered %d of %d conditions", got, want)
 }
