@@ -46,6 +46,12 @@ func TestEveryWireFormStoresTheEventAndAnswersInItsOwnShape(t *testing.T) {
 		{"an unlabelled body", &ingestionv1.IngestRawRequest{Endpoint: track, Body: []byte(" [" + one("w20") + "]")}, `200 text/plain 1`},
 		{"unpadded base64", &ingestionv1.IngestRawRequest{Endpoint: track, Method: "GET", RawQuery: "data=" + strings.TrimRight(b64([]byte(one("w21"))), "=")}, `200 text/plain 1`},
 		{"data in the query of a POST", &ingestionv1.IngestRawRequest{Endpoint: track, RawQuery: "data=" + url.QueryEscape(one("w22"))}, `200 text/plain 1`},
+		{"import knows no callback and no img: verbose", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "callback=f&img=1&verbose=1", ContentType: "application/json", Authorization: secret, Body: []byte("[" + one("w24") + "]")}, `200 application/json {"code":200,"error":null,"num_records_imported":1,"status":1}`},
+		{"import knows no callback and no img: the bare digit", &ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: formType, Authorization: secret, Body: form("data", one("w25"), "callback", "f", "img", "1")}, `200 text/plain 1`},
+		{"import knows no callback and no img: strict", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "callback=f&img=1&strict=1", ContentType: "application/json", Authorization: secret, Body: []byte("[" + one("w26") + "]")}, `200 application/json {"code":200,"num_records_imported":1,"status":"OK"}`},
+		{"import knows no callback and no img: a refused event", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "callback=f&img=1&verbose=1", ContentType: "application/json", Authorization: secret, Body: []byte(`[{"event":"x"}]`)}, `200 application/json {"code":200,"error":"'properties' is invalid: missing","num_records_imported":0,"status":0}`},
+		{"import knows no callback and no img: a refused body", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "callback=f&img=1&verbose=1", ContentType: "application/json", Authorization: secret, Body: []byte(`[7`)}, `200 application/json {"error":"invalid JSON near byte 2","status":0}`},
+		{"import knows no callback and no img: a refused body, the bare digit", &ingestionv1.IngestRawRequest{Endpoint: imports, RawQuery: "callback=f&img=1", ContentType: "application/json", Authorization: secret, Body: []byte(`[7`)}, `200 text/plain 0`},
 		{"go merge and node import answer 0", &ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: formType, Authorization: secret, Body: form("data", `{"event":"x"}`)}, `200 text/plain 0`},
 		{"callback of a refused event", &ingestionv1.IngestRawRequest{Endpoint: track, RawQuery: "callback=f&verbose=1&data=" + url.QueryEscape(`{"event":"x"}`)}, `200 text/javascript f({"error":"'properties' is invalid: missing","status":0})`},
 		{"pixel of a refused event", &ingestionv1.IngestRawRequest{Endpoint: track, RawQuery: "img=1&data=" + url.QueryEscape(`{"event":"x"}`)}, `200 image/gif`},
@@ -87,7 +93,7 @@ func TestEveryWireFormStoresTheEventAndAnswersInItsOwnShape(t *testing.T) {
 		}
 		seen[e.GetInsertId()] = true
 	}
-	for i := range 24 {
+	for i := range 27 {
 		if !seen[fmt.Sprintf("w%d", i)] {
 			t.Errorf("event w%d was answered with success but is not stored", i)
 		}
