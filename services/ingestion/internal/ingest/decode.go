@@ -60,13 +60,26 @@ func each(payload *wire.Payload, s sink) error {
 			return syntax(dec, 0, err)
 		}
 	}
+	at := int(dec.InputOffset())
 	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return errTrailing
+		return trailing(payload.JSON, at)
 	}
 	return nil
 }
 
-var errTrailing = wire.Invalid("the body goes on after its JSON value")
+var (
+	errTrailing = wire.Invalid("the body goes on after its JSON value")
+	errLines    = wire.Invalid("the body goes on after its JSON value; one object a line needs Content-Type: application/x-ndjson")
+)
+
+// trailing refuses a body that goes on at offset at, behind its value.
+func trailing(b []byte, at int) error {
+	first, next := skipSpace(b, 0), skipSpace(b, at)
+	if b[first] == '{' && next < len(b) && b[next] == '{' {
+		return errLines
+	}
+	return errTrailing
+}
 
 func lines(b []byte, s sink) error {
 	i := 0
@@ -133,7 +146,7 @@ func rest(b []byte, at, i int, s sink, array bool) error {
 		}
 		if p += n; !array {
 			if skipSpace(b, p) != len(b) {
-				return errTrailing
+				return trailing(b, p)
 			}
 			return nil
 		}
