@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -70,8 +72,8 @@ func enum(values map[string]int32, flag, prefix, s string) (int32, error) {
 	v, ok := values[prefix+strings.ToUpper(s)]
 	if !ok || v == 0 {
 		var names []string
-		for n, v := range values {
-			if v != 0 {
+		for _, n := range slices.SortedFunc(maps.Keys(values), func(a, b string) int { return int(values[a] - values[b]) }) {
+			if values[n] != 0 {
 				names = append(names, short(n, prefix))
 			}
 		}
