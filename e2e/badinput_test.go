@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"strings"
@@ -217,6 +218,56 @@ func TestBadImportsAreRefusedInMixpanelsShapesAndStoreNothing(t *testing.T) {
 	good := fmt.Sprintf(`[{"event":"e","properties":{"time":%d,"distinct_id":"u","$insert_id":"a"}}]`, 1_790_000_000)
 	if a := c.MustDo(t, http.MethodPost, path, []byte(good), harness.JSONHead); a.Status != 200 {
 		t.Errorf("a good import afterwards: HTTP %d %s", a.Status, a.Body)
+	}
+}
+
+func TestAnImportIsToldWhatItsCredentialLacksAndAStrangerNothing(t *testing.T) {
+	p := harness.Standalone(t, t.TempDir())
+	c := p.Client(t)
+	account := func(role typev1.Role) (user, secret string) {
+		t.Helper()
+		a, err := c.Projects().CreateServiceAccount(t.Context(), &registryv1.CreateServiceAccountRequest{Parent: c.Project, ServiceAccount: &registryv1.ServiceAccount{DisplayName: "sender", Role: role}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		harness.Secret("service secret", a.GetSecret())
+		return a.GetServiceAccount().GetUsername(), a.GetSecret()
+	}
+	admin, adminSecret := account(typev1.Role_ROLE_ADMIN)
+	analyst, analystSecret := account(typev1.Role_ROLE_ANALYST)
+	mine := "&project_id=" + c.Creds.ProjectID
+	const (
+		missing = "project_id is required with a service account, as a number, in the query or the form"
+		another = "project_id is not the project of this credential"
+		role    = "the service account needs the role ADMIN or OWNER to import"
+		nothing = "Invalid credentials"
+	)
+	for _, tc := range []struct{ what, user, secret, query, want string }{
+		{"all there", admin, adminSecret, mine, ""},
+		{"project_id missing", admin, adminSecret, "", missing},
+		{"project_id no number", admin, adminSecret, "&project_id=shop", missing},
+		{"project_id of nobody", admin, adminSecret, "&project_id=4711", another},
+		{"role too low", analyst, analystSecret, mine, role},
+		{"role too low, project_id missing", analyst, analystSecret, "", missing},
+		{"role too low, project_id of nobody", analyst, analystSecret, "&project_id=4711", another},
+		{"token with another project_id", c.Creds.ProjectToken, "", "&project_id=4711", another},
+		{"a stranger as the account", admin, "wrong", mine, nothing},
+		{"a stranger as the account, project_id missing", admin, "wrong", "", nothing},
+		{"a stranger as the account, project_id of nobody", admin, "wrong", "&project_id=4711", nothing},
+		{"a stranger as an account there is not", "nobody", "wrong", mine, nothing},
+		{"a stranger as an account there is not, project_id missing", "nobody", "wrong", "", nothing},
+		{"the account without its secret", admin, "", mine, nothing},
+		{"an unknown token", "nobody", "", mine, nothing},
+	} {
+		head := map[string]string{"Content-Type": "application/json", "Authorization": "Basic " + base64.StdEncoding.EncodeToString([]byte(tc.user+":"+tc.secret))}
+		a := c.MustDo(t, http.MethodPost, "/import?strict=1"+tc.query, []byte(`[]`), head)
+		want := fmt.Sprintf(`{"code":401,"error":%q,"status":"Unauthorized"}`, tc.want)
+		if tc.want == "" {
+			want = `{"code":200,"num_records_imported":0,"status":"OK"}`
+		}
+		if string(a.Body) != want || a.Status != 401 && tc.want != "" {
+			t.Errorf("%s: HTTP %d %s, want %s", tc.what, a.Status, a.Body, want)
+		}
 	}
 }
 

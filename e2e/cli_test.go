@@ -126,6 +126,14 @@ func TestTheCommandLineDoesTheMainJob(t *testing.T) {
 	if out := c.run("", "projects", "update", "--markers", "iterable="); !strings.Contains(out, "b1, b2") || !strings.Contains(out, "clevertap-eu") || strings.Contains(out, "iterable") {
 		t.Errorf("settings after changing them one by one:\n%s", out)
 	}
+	for by, head := range map[string]string{"day": "DAY ", "SOURCE": "SOURCE ", "event": "EVENT "} {
+		if out := c.run("", "usage", "by", by); !strings.HasPrefix(strings.TrimSpace(out), head) || by == "SOURCE" && !strings.Contains(out, "(no source)") {
+			t.Errorf("usage by %s is headed by another name than %s:\n%s", by, head, out)
+		}
+	}
+	if out := c.run("", "usage", "get"); !strings.HasPrefix(strings.TrimSpace(out), "FIGURE ") {
+		t.Errorf("usage get has no heading:\n%s", out)
+	}
 	if out := c.run("", "usage", "months", "--csv", "--months", "1"); !strings.HasPrefix(out, "month,mtu,users,") || strings.Count(out, "\n") != 2 {
 		t.Errorf("usage as CSV:\n%s", out)
 	}
@@ -138,7 +146,7 @@ func TestTheCommandLineDoesTheMainJob(t *testing.T) {
 		{[]string{"projects", "update", "--markers", "braze"}, "RULE=VALUE"},
 		{[]string{"projects", "update", "--markers", "clevertap=x"}, "--clevertap-sources"},
 		{[]string{"projects", "update", "--markers", "nobody=x"}, "partner_markers"},
-		{[]string{"usage", "by", "moon"}, "SOURCE"},
+		{[]string{"usage", "by", "moon"}, "want one of DAY, SOURCE, EVENT"},
 		{[]string{"syncs", "run", "99"}, "99"},
 		{[]string{"syncs", "create", "--cohort", "1", "--connector", "1", "--mode", "SOMETIMES"}, "ONE_TIME"},
 		{[]string{"runs", "get", "1"}, "SYNC/RUN"},

@@ -215,6 +215,46 @@ func TestRESTGoesThroughAuthAndValidationAndCarriesNoForeignMetadata(t *testing.
 	}
 }
 
+func TestWhatCantBeReadIsToldByNameAndNotByValue(t *testing.T) {
+	url := serve(t, &services{}, gateway.Config{})
+	key := map[string]string{"Authorization": "Bearer key", "Content-Type": "application/json"}
+	const (
+		by   = "must be one of BY_DAY, BY_SOURCE, BY_EVENT"
+		role = "must be one of ROLE_CONSUMER, ROLE_ANALYST, ROLE_ADMIN, ROLE_OWNER"
+	)
+	for _, c := range []struct{ what, method, path, body, field, description string }{
+		{"an enum of the query", "GET", "/v1/projects/1/usage:breakDown?by=zoe4711", "", "by", by},
+		{"an enum of the query by a number there is not", "GET", "/v1/projects/1/usage:breakDown?by=4711", "", "by", by},
+		{"an enum of the body", "POST", "/v1/projects/1/serviceAccounts", `{"display_name":"x","role":"zoe4711"}`, "role", role},
+		{"an enum of the body by a number there is not", "POST", "/v1/projects/1/serviceAccounts", `{"display_name":"x","role":4711}`, "service_account.role", role},
+		{"an enum of the body of another type", "POST", "/v1/projects/1/serviceAccounts", `{"display_name":"x","role":["zoe4711"]}`, "role", role},
+		{"an enum left out", "POST", "/v1/projects/1/serviceAccounts", `{"display_name":"x"}`, "service_account.role", role},
+		{"an enum deep in the body", "POST", "/v1/projects/1/cohorts", `{"display_name":"x","definition":{"property":{"filter":{"property":"plan","type":"zoe4711"}}}}`, "type", "must be one of VALUE_TYPE_STRING, "},
+		{"an enum that may be left out", "POST", "/v1/projects/1/connectors", `{"display_name":"x","clevertap":{"channel":"zoe4711"}}`, "channel", "must be one of CHANNEL_PARTNER, CHANNEL_CUSTOM_LIST, or left out"},
+		{"a number of the query", "GET", "/v1/projects/1/usage:months?months=zoe4711", "", "months", "must be a whole number"},
+		{"a parameter given twice", "GET", "/v1/projects/1/profiles:lookup?distinct_id=zoe4711&distinct_id=b", "", "distinct_id", "given more than once"},
+		{"a text of another type", "POST", "/v1/projects/1/cohorts", `{"display_name":4711}`, "display_name", "invalid value for string field display_name"},
+	} {
+		resp, body := call(t, c.method, url+c.path, c.body, key)
+		var m struct {
+			Message string
+			Details []struct {
+				FieldViolations []struct{ Field, Description string } `json:"field_violations"`
+			}
+		}
+		if err := json.Unmarshal([]byte(body), &m); err != nil {
+			t.Fatal(err)
+		}
+		fields := m.Details[len(m.Details)-1].FieldViolations
+		if resp.StatusCode != 400 || len(fields) != 1 || fields[0].Field != c.field || !strings.Contains(fields[0].Description, c.description) || !strings.Contains(m.Message, fields[0].Description) {
+			t.Errorf("%s: %d %s, want %s: %s", c.what, resp.StatusCode, body, c.field, c.description)
+		}
+		if strings.Contains(body, "4711") {
+			t.Errorf("%s: the answer repeats the value: %s", c.what, body)
+		}
+	}
+}
+
 func TestAWatchedRunStreamsAsLinesAndAsServerSentEvents(t *testing.T) {
 	url := serve(t, &services{}, gateway.Config{}) + "/v1/projects/1/syncs/2/runs/3:watch"
 	resp, body := call(t, "GET", url, "", map[string]string{"Authorization": "Bearer key"})

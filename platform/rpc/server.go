@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"github.com/cohortbridge/cohortbridge/platform/auth"
 	"github.com/cohortbridge/cohortbridge/platform/fault"
@@ -209,6 +210,9 @@ func violations(err error) error {
 		desc := x.Proto.GetMessage()
 		if desc == "" {
 			desc = "breaks the rule " + x.Proto.GetRuleId()
+		}
+		if f := x.FieldDescriptor; f != nil && f.Kind() == protoreflect.EnumKind && strings.HasPrefix(x.Proto.GetRuleId(), "enum.") {
+			desc = EnumRule(f)
 		}
 		f.Violations = append(f.Violations, fault.Violation{Field: field, Description: desc})
 		texts = append(texts, field+": "+desc)

@@ -145,7 +145,7 @@ func TestAnUpdateWithoutEffectNamesWhatIsWrong(t *testing.T) {
 		{engage, `{"$token":"tok-1","$distinct_id":"u","$ip":"0","$sett":{"a":1}}`, "$sett", "not an operation; one of " + list + " is required"},
 		{engage, `{"$token":"tok-1","$distinct_id":"u","set":{"a":1}}`, "set", "not an operation; one of " + list + " is required"},
 		{engage, `{"$token":"tok-1","$distinct_id":"u","$set":{}}`, "$set", "names no property"},
-		{groups, `{"$token":"tok-1","$set":{"a":1}}`, "$group_key", "$group_key and $group_id are required"},
+		{groups, `{"$token":"tok-1","$set":{"a":1}}`, "$group_key", "missing; a group needs $group_key and $group_id"},
 	} {
 		message := "'" + c.field + "' is invalid: " + c.message
 		for query, want := range map[string]string{

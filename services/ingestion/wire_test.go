@@ -78,10 +78,10 @@ func TestALineOfNDJSONThatCantBeReadFailsAlone(t *testing.T) {
 		} `json:"failed_records"`
 	}
 	mustDecode(t, r.GetBody(), &got)
-	want := "2  event not valid JSON; 3 l-3 event a name is given twice in one object; 4 l-4 event not valid JSON; 5 l-6 event nested deeper than 3 levels; 6  event not valid JSON; "
+	want := "2  event not valid JSON near byte 15 of the line; 3 l-3 properties.a given twice in one object; send it once; 4 l-4 event the line goes on after its JSON value; send one event a line; 5 l-6 properties.o must be nested at most 3 levels deep; 6  event not valid JSON near byte 1 of the line; "
 	have := ""
 	for _, f := range got.Failed {
-		have += fmt.Sprintf("%d %s %s %s; ", f.Index, f.InsertID, f.Field, strings.TrimPrefix(f.Message, "'event' is invalid: "))
+		have += fmt.Sprintf("%d %s %s %s; ", f.Index, f.InsertID, f.Field, strings.TrimPrefix(f.Message, "'"+f.Field+"' is invalid: "))
 	}
 	if r.GetStatus() != 400 || got.Imported != 3 || have != want {
 		t.Errorf("answered %d, %d imported, failed %s", r.GetStatus(), got.Imported, have)

@@ -27,6 +27,7 @@ import (
 	registryv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/registry/v1"
 	typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
 	"github.com/cohortbridge/cohortbridge/platform/auth"
+	"github.com/cohortbridge/cohortbridge/platform/fault"
 	"github.com/cohortbridge/cohortbridge/platform/rpc"
 	"github.com/cohortbridge/cohortbridge/services/registry"
 )
@@ -376,20 +377,32 @@ func TestIngestCredentialsOpenTheirProjectOnly(t *testing.T) {
 	for what, tc := range map[string]struct {
 		user, secret, project string
 		code                  codes.Code
+		reason                string
 	}{
-		"service account":                       {admin, adminSecret, id, codes.OK},
-		"service account without project_id":    {admin, adminSecret, "", codes.InvalidArgument},
-		"service account in another project":    {admin, adminSecret, strings.TrimPrefix(other.GetName(), "projects/"), codes.Unauthenticated},
-		"service account without the role":      {analyst, analystSecret, id, codes.Unauthenticated},
-		"service account with a wrong secret":   {admin, "wrong", id, codes.Unauthenticated},
-		"project secret":                        {created.GetSecret(), "", "", codes.OK},
-		"project token":                         {p.GetToken(), "", "", codes.OK},
-		"project token with another project_id": {p.GetToken(), "", "99", codes.Unauthenticated},
-		"unknown secret":                        {"unknown", "", "", codes.Unauthenticated},
+		"service account":                                     {admin, adminSecret, id, codes.OK, ""},
+		"service account without project_id":                  {admin, adminSecret, "", codes.PermissionDenied, "PROJECT_ID_REQUIRED"},
+		"service account with a project_id that is no number": {admin, adminSecret, "shop", codes.PermissionDenied, "PROJECT_ID_REQUIRED"},
+		"service account in another project":                  {admin, adminSecret, strings.TrimPrefix(other.GetName(), "projects/"), codes.PermissionDenied, "WRONG_PROJECT"},
+		"service account in no project there is":              {admin, adminSecret, "99", codes.PermissionDenied, "WRONG_PROJECT"},
+		"service account without the role":                    {analyst, analystSecret, id, codes.PermissionDenied, "ROLE_REQUIRED"},
+		"service account without the role, in another":        {analyst, analystSecret, "99", codes.PermissionDenied, "WRONG_PROJECT"},
+		"service account with a wrong secret":                 {admin, "wrong", id, codes.Unauthenticated, "WRONG_CREDENTIAL"},
+		"a wrong secret without project_id":                   {admin, "wrong", "", codes.Unauthenticated, "WRONG_CREDENTIAL"},
+		"a wrong secret without the role":                     {analyst, "wrong", id, codes.Unauthenticated, "WRONG_CREDENTIAL"},
+		"an unknown account without project_id":               {"nobody", "wrong", "", codes.Unauthenticated, "WRONG_CREDENTIAL"},
+		"project secret":                                      {created.GetSecret(), "", "", codes.OK, ""},
+		"project token":                                       {p.GetToken(), "", "", codes.OK, ""},
+		"project token with another project_id":               {p.GetToken(), "", "99", codes.PermissionDenied, "WRONG_PROJECT"},
+		"unknown secret":                                      {"unknown", "", "", codes.Unauthenticated, "WRONG_CREDENTIAL"},
+		"unknown secret with a project_id":                    {"unknown", "", id, codes.Unauthenticated, "WRONG_CREDENTIAL"},
 	} {
 		resp, err := api.AuthenticateIngest(t.Context(), &registryv1.AuthenticateIngestRequest{Username: tc.user, Secret: tc.secret, ProjectId: tc.project})
-		if status.Code(err) != tc.code || (err == nil && resp.GetProject().GetName() != p.GetName()) {
-			t.Errorf("%s: %v %v, want %s", what, resp, err, tc.code)
+		reason := ""
+		if f := fault.As(rpc.FromStatus(err)); f != nil {
+			reason = f.Reason
+		}
+		if status.Code(err) != tc.code || reason != tc.reason || (err == nil && resp.GetProject().GetName() != p.GetName()) {
+			t.Errorf("%s: %v %v, want %s %s", what, resp, err, tc.code, tc.reason)
 		}
 	}
 }

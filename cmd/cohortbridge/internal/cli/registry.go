@@ -173,8 +173,8 @@ func enum(values map[string]int32, flag, prefix, s string) (int32, error) {
 	v, ok := values[prefix+strings.ToUpper(s)]
 	if !ok || v == 0 {
 		var names []string
-		for n, v := range values {
-			if v != 0 {
+		for _, n := range slices.SortedFunc(maps.Keys(values), func(a, b string) int { return int(values[a] - values[b]) }) {
+			if values[n] != 0 {
 				names = append(names, short(n, prefix))
 			}
 		}

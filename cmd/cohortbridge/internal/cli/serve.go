@@ -46,7 +46,7 @@ func httpFlags(f *pflag.FlagSet, d *roles.Config) {
 	f.String("http-addr", d.HTTPAddr, "where REST and Mixpanel's routes are served; port 0 takes a free one")
 	f.String("tls-cert", "", "PEM file; serves HTTPS instead of HTTP")
 	f.String("tls-key", "", "PEM file of the certificate's key")
-	f.Int64("max-body-bytes", d.MaxBodyBytes, "largest request body as sent")
+	f.Duration("body-timeout", d.BodyTimeout, "how long a body on Mixpanel's routes may take to arrive")
 	f.Int("query-per-hour", d.QueryPerHour, "queries of one project over Mixpanel's routes in a rolling hour; 0 for no limit")
 	f.Int("query-concurrent", d.QueryConcurrent, "such queries of one project at one time; 0 for no limit")
 	f.Int("export-per-hour", d.ExportPerHour, "raw exports of one project in a rolling hour; 0 for no limit")
@@ -54,13 +54,20 @@ func httpFlags(f *pflag.FlagSet, d *roles.Config) {
 	f.Int("export-concurrent", d.ExportConcurrent, "raw exports of one project at one time; 0 for no limit")
 }
 
-// ingestFlags bound what senders of events may cost; ingestion and the gateway
-// have the first two each.
-func ingestFlags(f *pflag.FlagSet, d *roles.Config) {
+// senderFlags bound what event senders may cost; the gateway and ingestion have
+// them each.
+func senderFlags(f *pflag.FlagSet, d *roles.Config) {
+	f.Int64("max-body-bytes", d.MaxBodyBytes, "largest request body as sent, in bytes; larger ones are answered 413")
 	f.Int("max-concurrent", d.MaxConcurrent, "requests of event senders that are worked on at one time; more are answered 429")
 	f.Int64("max-in-flight-bytes", d.MaxInFlightBytes, "bytes of their bodies that are worked on at one time; more are answered 429")
-	f.Int64("project-events-per-minute", 0, "events one project may send in a rolling minute; 0 for no limit")
-	f.Int64("project-bytes-per-minute", 0, "bytes of uncompressed JSON one project may send in a rolling minute; 0 for no limit")
+}
+
+// ingestFlags are ingestion's own bounds.
+func ingestFlags(f *pflag.FlagSet, d *roles.Config) {
+	f.Int64("max-decompressed-bytes", d.MaxDecompressedBytes, "largest body of an event sender after decompression, in bytes; larger ones are answered 413")
+	f.Int("queue-depth", d.QueueDepth, "events that may wait to be stored, at least 2000; more are answered 429")
+	f.Int64("project-events-per-minute", d.ProjectEventsPerMinute, "events one project may send in a rolling minute; 0 for no limit")
+	f.Int64("project-bytes-per-minute", d.ProjectBytesPerMinute, "bytes of uncompressed JSON one project may send in a rolling minute; 0 for no limit")
 }
 
 // load reads the settings and sets logging and tracing up.
@@ -125,6 +132,7 @@ func standaloneCommand() *cobra.Command {
 		Example: "  cohortbridge standalone --dev --sandbox-addr 127.0.0.1:8090"}
 	serverFlags(cmd.Flags(), d)
 	httpFlags(cmd.Flags(), d)
+	senderFlags(cmd.Flags(), d)
 	ingestFlags(cmd.Flags(), d)
 	cmd.Flags().String("sandbox-addr", "", "where a CleverTap sandbox is served; none by default")
 	cmd.Flags().Bool("dev", false, "make the project demo and write dev-credentials.json to the data folder")
@@ -153,6 +161,9 @@ the config file; gRPC between them is not encrypted, so keep it on a private net
 		serverFlags(cmd.Flags(), d)
 	}
 	if role == "gateway" || role == "ingestion" {
+		senderFlags(cmd.Flags(), d)
+	}
+	if role == "ingestion" {
 		ingestFlags(cmd.Flags(), d)
 	}
 	for name, text := range map[string]string{"registry": d.RegistryAddr, "ingestion": d.IngestionAddr, "cohortsync": d.CohortSyncAddr} {

@@ -39,7 +39,7 @@ func usageGet() *cobra.Command {
 		for _, k := range slices.Sorted(maps.Keys(u.GetExemptByRule())) {
 			rows = append(rows, table.Row{"exempt by " + k, u.GetExemptByRule()[k]})
 		}
-		return c.print(u, table.Row{"", ""}, rows)
+		return c.print(u, table.Row{"Figure", "Value"}, rows)
 	})
 	return get
 }
@@ -94,9 +94,13 @@ func usageBy() *cobra.Command {
 		}
 		var rows []table.Row
 		for _, g := range resp.GetGroups() {
-			rows = append(rows, table.Row{g.GetKey(), g.GetUsers(), g.GetQualifyingEvents(), g.GetExemptEvents()})
+			key := g.GetKey()
+			if key == "" { // only an event's source can be missing
+				key = "(no source)"
+			}
+			rows = append(rows, table.Row{key, g.GetUsers(), g.GetQualifyingEvents(), g.GetExemptEvents()})
 		}
-		return c.print(resp, table.Row{"", "Users", "Qualifying events", "Exempt events"}, rows)
+		return c.print(resp, table.Row{short(ingestionv1.BreakDownUsageRequest_By(v).String(), "BY_"), "Users", "Qualifying events", "Exempt events"}, rows)
 	})
 	return by
 }

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/url"
 	"time"
+
+	"github.com/cohortbridge/cohortbridge/platform/rpc"
 )
 
 // Config is what a process is told. Every role reads the part it needs.
@@ -47,6 +49,12 @@ type Config struct {
 
 	// MaxBodyBytes bounds a request body as sent.
 	MaxBodyBytes int64 `koanf:"max_body_bytes"`
+	// MaxDecompressedBytes bounds the body of an event sender after decompression.
+	MaxDecompressedBytes int64 `koanf:"max_decompressed_bytes"`
+	// BodyTimeout bounds how long a body on Mixpanel's routes may take to arrive.
+	BodyTimeout time.Duration `koanf:"body_timeout"`
+	// QueueDepth is how many events may wait to be stored.
+	QueueDepth int `koanf:"queue_depth"`
 	// MaxConcurrent and MaxInFlightBytes bound the requests of event senders that
 	// the gateway and ingestion each work on at one time, and the bytes of their bodies.
 	MaxConcurrent int `koanf:"max_concurrent"`
@@ -80,12 +88,20 @@ func Default() *Config {
 	return &Config{
 		DataDir: "./data", HTTPAddr: "127.0.0.1:8080", GRPCAddr: "127.0.0.1:9090", LogLevel: "info",
 		RegistryAddr: "127.0.0.1:9091", CohortSyncAddr: "127.0.0.1:9092", IngestionAddr: "127.0.0.1:9093",
-		MaxBodyBytes: 16 << 20, MaxConcurrent: 1024, MaxInFlightBytes: 64 << 20,
+		MaxBodyBytes: 16 << 20, MaxDecompressedBytes: 10 << 20, BodyTimeout: time.Minute, QueueDepth: 100_000, MaxConcurrent: 1024, MaxInFlightBytes: 64 << 20,
 		// Mixpanel's: https://developer.mixpanel.com/reference/rate-limits.
 		QueryPerHour: 60, QueryConcurrent: 5, ExportPerHour: 60, ExportPerSecond: 3, ExportConcurrent: 100,
 		RetryWindow: time.Minute, RetryInitial: time.Second,
 	}
 }
+
+// Bounds of the sizes of bodies. A body travels to ingestion in one message, whose
+// other fields have the rest.
+const (
+	minBody         = 1024
+	maxBody         = rpc.MaxMessageBytes - 1<<20
+	maxDecompressed = 256 << 20
+)
 
 // maxReads bounds the limits of reads: the time of each is remembered.
 const maxReads = 100_000
@@ -110,6 +126,14 @@ func (c *Config) Validate() error {
 		if u, err := url.Parse(c.JaegerURL); err != nil || u.Host == "" {
 			return errors.New("jaeger_url: want an absolute URL")
 		}
+	}
+	for key, b := range map[string]struct{ n, most int64 }{"max_body_bytes": {c.MaxBodyBytes, maxBody}, "max_decompressed_bytes": {c.MaxDecompressedBytes, maxDecompressed}} {
+		if b.n < minBody || b.n > b.most {
+			return fmt.Errorf("%s: want %d to %d bytes, got %d", key, minBody, b.most, b.n)
+		}
+	}
+	if c.BodyTimeout <= 0 {
+		return fmt.Errorf("body_timeout: want a positive duration, got %s", c.BodyTimeout)
 	}
 	for key, n := range map[string]int64{"max_concurrent": int64(c.MaxConcurrent), "max_in_flight_bytes": c.MaxInFlightBytes} {
 		if n < 1 {

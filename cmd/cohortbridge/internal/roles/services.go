@@ -20,6 +20,10 @@ func openRegistry(ctx context.Context, cfg *Config) (*registry.Service, error) {
 func openIngestion(ctx context.Context, cfg *Config, creds registryv1.CredentialServiceClient) (*ingestion.Service, error) {
 	c := ingestion.Default()
 	c.DataDir = filepath.Join(cfg.DataDir, "ingestion")
+	// A body that is larger than it may be decompressed can't be taken, as sent or not.
+	c.MaxDecompressedBytes = int(cfg.MaxDecompressedBytes)
+	c.MaxBodyBytes = int(min(cfg.MaxBodyBytes, cfg.MaxDecompressedBytes))
+	c.QueueDepth = cfg.QueueDepth
 	c.MaxConcurrent, c.MaxInFlightBytes = cfg.MaxConcurrent, cfg.MaxInFlightBytes
 	c.ProjectEventsPerMinute, c.ProjectBytesPerMinute = cfg.ProjectEventsPerMinute, cfg.ProjectBytesPerMinute
 	return ingestion.New(ctx, c, ingestion.FromRegistry(creds))

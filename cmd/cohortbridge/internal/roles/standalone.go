@@ -121,7 +121,7 @@ func Standalone(ctx context.Context, cfg *Config, g *lifecycle.Group) (Addresses
 }
 
 func serveGateway(ctx context.Context, cfg *Config, g *lifecycle.Group, conns gateway.Conns, readyFn func(context.Context) error) (string, error) {
-	h, err := gateway.New(ctx, gateway.Config{MaxBodyBytes: cfg.MaxBodyBytes, MaxConcurrent: cfg.MaxConcurrent, MaxInFlightBytes: cfg.MaxInFlightBytes, Ready: readyFn, Read: gateway.ReadLimits{
+	h, err := gateway.New(ctx, gateway.Config{MaxBodyBytes: cfg.MaxBodyBytes, MaxConcurrent: cfg.MaxConcurrent, MaxInFlightBytes: cfg.MaxInFlightBytes, BodyTimeout: cfg.BodyTimeout, Ready: readyFn, Read: gateway.ReadLimits{
 		QueryPerHour: cfg.QueryPerHour, QueryConcurrent: cfg.QueryConcurrent,
 		ExportPerHour: cfg.ExportPerHour, ExportPerSecond: cfg.ExportPerSecond, ExportConcurrent: cfg.ExportConcurrent,
 	}}, conns)

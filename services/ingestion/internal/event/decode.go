@@ -2,7 +2,9 @@ package event
 
 import (
 	"bytes"
+	"slices"
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -58,7 +60,7 @@ func (d *Decoder) Decode(dec *jsontext.Decoder, ev *Event) (*Failure, error) {
 		if err := dec.SkipValue(); err != nil {
 			return nil, err
 		}
-		return ev.Invalid("event", "each element must be an object"), nil
+		return ev.Invalid("event", "each element must be an object with event and properties"), nil
 	}
 	if _, err := dec.ReadToken(); err != nil {
 		return nil, err
@@ -129,7 +131,7 @@ func (d *Decoder) finish(ev *Event) *Failure {
 	d.arena = append(strconv.AppendInt(d.arena, int64(ev.Size), 10), '}')
 	ev.Props = d.arena[d.first:len(d.arena):len(d.arena)]
 	if d.cut && !jsontext.Value(ev.Props).IsValid(Options...) {
-		return ev.Invalid("properties", "two names are the same in their first 255 characters")
+		return ev.Invalid("properties", "two names are the same in their first 255 characters; names are cut there")
 	}
 	return nil
 }
@@ -152,7 +154,7 @@ func (d *Decoder) name(ev *Event, v jsontext.Value) *Failure {
 		return ev.Invalid("event", "must be a non-empty string")
 	}
 	if !utf8.Valid(v) {
-		return ev.Invalid("event", "not valid UTF-8")
+		return ev.Invalid("event", NotUTF8)
 	}
 	raw := v[1 : len(v)-1]
 	if len(raw) <= MaxText && bytes.IndexByte(raw, '\\') < 0 {
@@ -212,7 +214,7 @@ func (d *Decoder) properties(dec *jsontext.Decoder, ev *Event) (*Failure, error)
 		return nil, err
 	}
 	if n > MaxProperties && fail == nil {
-		fail = ev.Invalid("properties", "at most 255 properties")
+		fail = ev.Invalid("properties", "must have at most 255 properties")
 	}
 	return fail, nil
 }
@@ -250,18 +252,18 @@ func (d *Decoder) property(ev *Event, key []byte, val jsontext.Value) (keep bool
 	case `"distinct_id"`:
 		var ok bool
 		if ev.DistinctID, ok = d.identifier(val); !ok {
-			return false, ev.Invalid("properties.distinct_id", "must be a string")
+			return false, ev.Invalid("properties.distinct_id", notText(val))
 		}
 		return false, nil
 	case `"$device_id"`:
 		var ok bool
 		if ev.DeviceID, ok = d.identifier(val); !ok {
-			return true, ev.Invalid("properties.$device_id", "must be a string")
+			return true, ev.Invalid("properties.$device_id", notText(val))
 		}
 	case `"$user_id"`:
 		var ok bool
 		if ev.UserID, ok = d.identifier(val); !ok {
-			return true, ev.Invalid("properties.$user_id", "must be a string")
+			return true, ev.Invalid("properties.$user_id", notText(val))
 		}
 	case `"time"`:
 		if val.Kind() == 'n' {
@@ -275,7 +277,10 @@ func (d *Decoder) property(ev *Event, key []byte, val jsontext.Value) (keep bool
 		return false, nil
 	case `"$insert_id"`:
 		ev.hasInsert = true
-		ev.InsertID, _ = d.identifier(val)
+		var ok bool
+		if ev.InsertID, ok = d.identifier(val); !ok {
+			ev.badInsert = val.Kind() == '"'
+		}
 		return false, nil
 	case `"$source"`:
 		ev.Source, _ = d.text(val)
@@ -288,19 +293,44 @@ func (d *Decoder) property(ev *Event, key []byte, val jsontext.Value) (keep bool
 		return true, ev.Invalid("properties."+fieldName(key), why)
 	}
 	if !utf8.Valid(key) {
-		return true, ev.Invalid("properties", "a property name is not valid UTF-8")
+		return true, ev.Invalid("properties", "a property name is "+NotUTF8)
 	}
 	return true, nil
 }
 
-// fieldName is the property's name for an error text. Names are the sender's
-// vocabulary, not a person's data; overlong ones are cut.
+// fieldName is the property's name for an error text.
 func fieldName(key []byte) string {
 	b, err := jsontext.AppendUnquote(nil, key)
-	if err != nil || len(b) > 64 {
-		return "(long name)"
+	if err != nil {
+		return longName
 	}
-	return string(b)
+	return Path(string(b))
+}
+
+// longName stands for a name that is too long for an error text.
+const longName = "(long name)"
+
+// Path is the dotted path of names for an error text. Names are the sender's
+// vocabulary, not a person's data; overlong ones are left out.
+func Path(names ...string) string {
+	path := slices.Clone(names)
+	for i, n := range path {
+		if path[i] = strings.ToValidUTF8(n, "\uFFFD"); len(n) > 64 {
+			path[i] = longName
+		}
+	}
+	return strings.Join(path, ".")
+}
+
+// NotUTF8 is what is wrong with a text that is not, and the way out.
+const NotUTF8 = "not valid UTF-8; send texts encoded as UTF-8"
+
+// notText says why a value is no id.
+func notText(v jsontext.Value) string {
+	if v.Kind() == '"' {
+		return NotUTF8
+	}
+	return "must be a string"
 }
 
 // identifier reads an id: a string, or a number or boolean by its JSON text.

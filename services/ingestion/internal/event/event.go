@@ -92,6 +92,7 @@ type Event struct {
 	Guardrail bool
 
 	hasInsert, hasName, hasProps bool
+	badInsert                    bool // the `$insert_id` is a text that is not UTF-8
 }
 
 // Failure is why one event was not stored. Message holds no value of the event.

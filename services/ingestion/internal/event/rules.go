@@ -73,7 +73,7 @@ func (ev *Event) finishTime(r *Rules) *Failure {
 	case r.Endpoint == Track && ev.TimeMS < r.NowMS-trackBack:
 		return ev.Invalid("properties.time", "/track takes the last 5 days only; use /import")
 	case ev.TimeMS > r.NowMS+futureMS && r.Strict:
-		return ev.Invalid("properties.time", "more than an hour in the future")
+		return ev.Invalid("properties.time", "must not be more than an hour in the future")
 	case ev.TimeMS > r.NowMS:
 		ev.TimeMS = r.NowMS // SentMS keeps what the sender wrote, so that a re-send is still a duplicate
 	}
@@ -84,20 +84,20 @@ func (ev *Event) finishInsertID(r *Rules) *Failure {
 	why := ""
 	switch {
 	case !ev.hasInsert:
-		why = "missing"
+		why = "missing; send an id of the event's own, the same when it is sent again"
+	case ev.badInsert:
+		why = NotUTF8
 	case len(ev.InsertID) == 0:
 		why = "must be a non-empty string"
 	case len(ev.InsertID) > MaxInsertID:
-		why = "longer than 36 bytes"
+		why = "must be at most 36 bytes"
 	case Banned(ev.InsertID):
-		why = "a placeholder value"
-	default:
-		for _, c := range ev.InsertID {
-			if c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') {
-				why = "only letters, digits and '-'"
-				break
-			}
+		why = Placeholder + "an id of the event's own"
+	case bytes.ContainsFunc(ev.InsertID, notInsertID):
+		if !r.Strict { // there such an id still identifies the event
+			return nil
 		}
+		why = "must be of letters, digits and '-' only"
 	}
 	if why == "" {
 		return nil
@@ -105,14 +105,18 @@ func (ev *Event) finishInsertID(r *Rules) *Failure {
 	if r.Strict && (ev.hasInsert || !r.OptionalInsertID) {
 		return ev.Invalid("properties.$insert_id", why)
 	}
-	if why == "only letters, digits and '-'" {
-		// Outside strict mode such an id still identifies the event.
-		return nil
-	}
 	ev.InsertID = strconv.AppendUint(strconv.AppendUint(make([]byte, 0, 32), rand.Uint64(), 36), rand.Uint64(), 36) //nolint:gosec // unique, not secret
 	ev.Generated = true
 	return nil
 }
+
+// notInsertID finds what may not be in an `$insert_id`.
+func notInsertID(c rune) bool {
+	return c != '-' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z')
+}
+
+// Placeholder is what is wrong with a banned id; what to send instead follows.
+const Placeholder = "a placeholder such as null or unknown; send "
 
 func (ev *Event) finishID(r *Rules) *Failure {
 	if r.System == project.Simplified {
@@ -125,7 +129,7 @@ func (ev *Event) finishID(r *Rules) *Failure {
 	}
 	if ev.Arrival == nil {
 		if r.Strict && !ev.IsIdentity() {
-			return ev.Invalid("properties.distinct_id", "missing")
+			return ev.Invalid("properties.distinct_id", `missing; send "" for an event of nobody`)
 		}
 		if r.HashAddress != "" {
 			h := sha256.Sum256([]byte(ev.Project.Token + "\x00" + r.HashAddress))
@@ -133,10 +137,10 @@ func (ev *Event) finishID(r *Rules) *Failure {
 		}
 	}
 	if len(ev.Arrival) > MaxText {
-		return ev.Invalid("properties.distinct_id", "longer than 255 bytes")
+		return ev.Invalid("properties.distinct_id", "must be at most 255 bytes")
 	}
 	if len(ev.Arrival) != 0 && Banned(ev.Arrival) {
-		return ev.Invalid("properties.distinct_id", "a placeholder value")
+		return ev.Invalid("properties.distinct_id", Placeholder+"the user's own id")
 	}
 	return nil
 }

@@ -15,16 +15,16 @@ func CheckValue(v jsontext.Value) string {
 	switch v.Kind() {
 	case '"':
 		if !utf8.Valid(v) {
-			return "not valid UTF-8"
+			return NotUTF8
 		}
 	case '0':
 		return checkNumber(v)
 	case '{', '[':
 		if len(v) > MaxNested {
-			return "a list or object must be at most 8 KB"
+			return "must be at most 8 KB as JSON"
 		}
 		if !utf8.Valid(v) {
-			return "not valid UTF-8"
+			return NotUTF8
 		}
 		return CheckNested(v, MaxDepth, MaxProperties)
 	default: // true, false, null
@@ -32,12 +32,20 @@ func CheckValue(v jsontext.Value) string {
 	return ""
 }
 
+// OutOfRange is what is wrong with a number that no double can hold.
+const OutOfRange = "a number is out of range; the greatest is about 1.8e308"
+
+// TooDeep is what is wrong with a value that is nested deeper than depth levels.
+func TooDeep(depth int) string {
+	return "must be nested at most " + strconv.Itoa(depth) + " levels deep"
+}
+
 func checkNumber(v []byte) string {
 	if len(v) < 25 && bytes.IndexByte(v, 'e') < 0 && bytes.IndexByte(v, 'E') < 0 {
 		return ""
 	}
 	if _, err := strconv.ParseFloat(string(v), 64); err != nil {
-		return "the number is out of range"
+		return OutOfRange
 	}
 	return ""
 }
@@ -57,14 +65,14 @@ func CheckNested(v []byte, maxDepth, maxWidth int) string {
 			}
 		case '{', '[':
 			if depth++; depth > maxDepth {
-				return "nested deeper than " + strconv.Itoa(maxDepth) + " levels"
+				return TooDeep(maxDepth)
 			}
 			width[depth&7] = 1
 		case '}', ']':
 			depth--
 		case ',':
 			if width[depth&7]++; width[depth&7] > maxWidth {
-				return "more than " + strconv.Itoa(maxWidth) + " keys or elements"
+				return "must have at most " + strconv.Itoa(maxWidth) + " keys or elements"
 			}
 		case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
 			s := i

@@ -19,7 +19,13 @@ type sink interface {
 	// then nothing of the element is kept.
 	read(dec *jsontext.Decoder, i int) error
 	// broken notes that element i can't be read, and why; what read kept of it goes.
-	broken(i int, element []byte, why string)
+	broken(i int, element []byte, why *flaw)
+}
+
+// flaw is why an element can't be read.
+type flaw struct {
+	at  []string // the names from the element down to the fault; none for the element itself
+	why string
 }
 
 // each hands all elements of a payload to s. An element that can't be read fails
@@ -54,13 +60,26 @@ func each(payload *wire.Payload, s sink) error {
 			return syntax(dec, 0, err)
 		}
 	}
+	at := int(dec.InputOffset())
 	if _, err := dec.ReadToken(); !errors.Is(err, io.EOF) {
-		return errTrailing
+		return trailing(payload.JSON, at)
 	}
 	return nil
 }
 
-var errTrailing = wire.Invalid("the body goes on after its JSON value")
+var (
+	errTrailing = wire.Invalid("the body goes on after its JSON value")
+	errLines    = wire.Invalid("the body goes on after its JSON value; one object a line needs Content-Type: application/x-ndjson")
+)
+
+// trailing refuses a body that goes on at offset at, behind its value.
+func trailing(b []byte, at int) error {
+	first, next := skipSpace(b, 0), skipSpace(b, at)
+	if b[first] == '{' && next < len(b) && b[next] == '{' {
+		return errLines
+	}
+	return errTrailing
+}
 
 func lines(b []byte, s sink) error {
 	i := 0
@@ -74,9 +93,9 @@ func lines(b []byte, s sink) error {
 		}
 		if _, err := alone(line, i, s); err != nil {
 			_, depth := span(line)
-			why := reason(err, depth)
-			if why == "" {
-				why = "not valid JSON"
+			why := reason(line, err, depth)
+			if why == nil {
+				why = &flaw{why: brokenLine(err)}
 			}
 			s.broken(i, line, why)
 		}
@@ -119,15 +138,15 @@ func rest(b []byte, at, i int, s sink, array bool) error {
 		n, depth := span(b[p:])
 		dec, err := alone(b[p:p+n], i, s)
 		if err != nil {
-			why := reason(err, depth)
-			if why == "" {
+			why := reason(b[p:p+n], err, depth)
+			if why == nil {
 				return syntax(dec, p, err)
 			}
 			s.broken(i, b[p:p+n], why)
 		}
 		if p += n; !array {
 			if skipSpace(b, p) != len(b) {
-				return errTrailing
+				return trailing(b, p)
 			}
 			return nil
 		}
@@ -138,16 +157,42 @@ func rest(b []byte, at, i int, s sink, array bool) error {
 // JSON reader itself stops at 10,000.
 const readable = 1000
 
-// reason says why an element alone can't be read, "" when it is broken JSON.
-func reason(err error, depth int) string {
+// reason says why an element alone can't be read, nil when it is broken JSON.
+func reason(element []byte, err error, depth int) *flaw {
 	switch {
 	case errors.Is(err, jsontext.ErrDuplicateName):
-		return "a name is given twice in one object"
+		return &flaw{place(element, err, 2+event.MaxDepth), "given twice in one object; send it once"}
 	case depth > readable:
-		return "nested deeper than " + strconv.Itoa(event.MaxDepth) + " levels"
+		return &flaw{place(element, err, 2), event.TooDeep(event.MaxDepth)}
 	default:
-		return ""
+		return nil
 	}
+}
+
+// place is the first names, at most n, from an element down to its fault. Two name
+// a property; what is nested too deep has thousands.
+func place(element []byte, err error, n int) (names []string) {
+	s, ok := errors.AsType[*jsontext.SyntacticError](err)
+	if !ok || element[0] != '{' { // the places in a list are no names
+		return nil
+	}
+	for name := range s.JSONPointer.Tokens() {
+		if names = append(names, name); len(names) == n {
+			break
+		}
+	}
+	return names
+}
+
+// brokenLine says where a line is broken.
+func brokenLine(err error) string {
+	if s, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+		return "not valid JSON near byte " + strconv.FormatInt(s.ByteOffset, 10) + " of the line"
+	}
+	if errors.Is(err, errTrailing) {
+		return "the line goes on after its JSON value; send one event a line"
+	}
+	return "not valid JSON"
 }
 
 func skipSpace(b []byte, p int) int {
@@ -235,7 +280,7 @@ func (sc *scratch) read(dec *jsontext.Decoder, i int) error {
 }
 
 // broken implements sink.
-func (sc *scratch) broken(i int, element []byte, why string) {
+func (sc *scratch) broken(i int, element []byte, why *flaw) {
 	if n := len(sc.events); n > 0 && sc.events[n-1].Index == i {
 		sc.events = sc.events[:n-1]
 	}
@@ -243,7 +288,11 @@ func (sc *scratch) broken(i int, element []byte, why string) {
 	// The sender finds its event again by the insert id, as far as it can be read.
 	ev := &event.Event{Index: i}
 	_, _ = sc.dec.Decode(jsontext.NewDecoder(bytes.NewBuffer(element[:len(element):len(element)]), event.Lenient...), ev) // it is broken, that is known
-	sc.failures = append(sc.failures, ev.Invalid("event", why))
+	field := "event"
+	if len(why.at) > 0 {
+		field = event.Path(why.at...)
+	}
+	sc.failures = append(sc.failures, ev.Invalid(field, why.why))
 }
 
 // dropLast drops the failure of an element that turns out to be broken JSON, so

@@ -13,7 +13,7 @@ import (
 )
 
 func noToken(index int) *event.Failure {
-	return &event.Failure{Index: index, Field: "$token", Message: "'$token' is invalid: missing"}
+	return (&profile.Update{Index: index}).Fail("$token", "missing")
 }
 
 // updates are the profile updates of a payload.
@@ -31,13 +31,13 @@ func (s *updates) read(dec *jsontext.Decoder, i int) error {
 		return err
 	}
 	switch {
-	case s.groups && (u.GroupKey == "" || u.GroupID == "") && (f == nil || f.Field == "$distinct_id"):
-		f = &event.Failure{Index: i, Field: "$group_key", Message: "'$group_key' is invalid: $group_key and $group_id are required"}
+	case s.groups && u.GroupKey == "" && (f == nil || f.Field == "$distinct_id"):
+		f = u.Fail("$group_key", profile.GroupPart)
 	case f != nil && u.Token == "" && u.Empty() && u.DistinctID != "":
 		f = noToken(i)
 	case f == nil && s.groups && len(u.Append) > 0:
 		// https://docs.mixpanel.com/docs/data-structure/user-profiles: groups have no $append.
-		s.failures = append(s.failures, &event.Failure{Index: i, Field: "$append", Message: "'$append' is invalid: groups do not support it"})
+		s.failures = append(s.failures, u.Fail("$append", "groups do not support it"))
 		if u.Append = nil; u.Empty() {
 			return nil
 		}
@@ -51,11 +51,15 @@ func (s *updates) read(dec *jsontext.Decoder, i int) error {
 }
 
 // broken implements sink.
-func (s *updates) broken(i int, _ []byte, why string) {
+func (s *updates) broken(i int, _ []byte, why *flaw) {
 	if n := len(s.list); n > 0 && s.list[n-1].Index == i {
 		s.list = s.list[:n-1]
 	}
-	s.failures = append(dropLast(s.failures, i), &event.Failure{Index: i, Field: "$", Message: "'$' is invalid: " + why})
+	field := "$"
+	if len(why.at) > 0 {
+		field = event.Path(why.at...)
+	}
+	s.failures = append(dropLast(s.failures, i), (&profile.Update{Index: i}).Fail(field, why.why))
 }
 
 func (in *Ingester) profiles(ctx context.Context, r *wire.Request, payload *wire.Payload) (*wire.Response, error) {
@@ -74,7 +78,7 @@ func (in *Ingester) profiles(ctx context.Context, r *wire.Request, payload *wire
 		}
 		p, err := in.Registry.ByToken(ctx, u.Token)
 		if fault.Is(err, fault.NotFound) || fault.Is(err, fault.Invalid) {
-			failures = append(failures, &event.Failure{Index: u.Index, Field: "$token", Message: "'$token' is invalid: no such project"})
+			failures = append(failures, u.Fail("$token", "no such project"))
 			continue
 		}
 		if err != nil {

@@ -150,8 +150,10 @@ func (in *Ingester) refuse(ctx context.Context, e wire.Endpoint, p *wire.Params,
 	}
 	f := fault.As(err)
 	switch fault.CodeOf(err) {
-	case fault.Unauthenticated, fault.Denied, fault.NotFound:
+	case fault.Unauthenticated, fault.NotFound:
 		return wire.Refused(e, p, &wire.Refusal{Status: http.StatusUnauthorized, Text: "Invalid credentials"})
+	case fault.Denied: // no 403: Mixpanel's /import has none, and its clients read the text of a 401
+		return wire.Refused(e, p, &wire.Refusal{Status: http.StatusUnauthorized, Text: f.Public})
 	case fault.Invalid:
 		return wire.Refused(e, p, &wire.Refusal{Status: http.StatusBadRequest, Text: f.Public})
 	case fault.Exhausted:

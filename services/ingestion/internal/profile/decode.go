@@ -20,7 +20,7 @@ func Decode(dec *jsontext.Decoder, u *Update) (*event.Failure, error) {
 		if err := dec.SkipValue(); err != nil {
 			return nil, err
 		}
-		return u.fail("$", "each element must be an object"), nil
+		return u.Fail("$", "each element must be an object"), nil
 	}
 	if _, err := dec.ReadToken(); err != nil {
 		return nil, err
@@ -51,14 +51,20 @@ func Decode(dec *jsontext.Decoder, u *Update) (*event.Failure, error) {
 	switch {
 	case fail != nil:
 	case dec.InputOffset()-start > event.MaxBytes:
-		fail = u.fail("$", "an update must be at most 1 MB")
+		fail = u.Fail("$", "an update must be at most 1 MB")
+	case u.GroupKey != "" && u.GroupID == "":
+		fail = u.Fail("$group_id", GroupPart)
 	case u.GroupKey == "" && u.DistinctID == "":
-		fail = u.fail("$distinct_id", "missing")
+		fail = u.Fail("$distinct_id", "missing")
 	case u.Empty():
 		fail = u.nothing(suspect)
 	}
 	return fail, nil
 }
+
+// GroupPart is what is wrong with an update of a group that half of its name is
+// missing of.
+const GroupPart = "missing; a group needs $group_key and $group_id"
 
 // attributes are the keys of an update that are no operations.
 var attributes = []string{
@@ -76,11 +82,11 @@ func (u *Update) nothing(key string) *event.Failure {
 	list := strings.Join(operations, ", ")
 	switch {
 	case key == "":
-		return u.fail("$", "no operation; one of "+list+" is required")
+		return u.Fail("$", "no operation; one of "+list+" is required")
 	case slices.Contains(operations, key):
-		return u.fail(key, "names no property")
+		return u.Fail(key, "names no property")
 	default:
-		return u.fail(string(event.Cut([]byte(key))), "not an operation; one of "+list+" is required")
+		return u.Fail(string(event.Cut([]byte(key))), "not an operation; one of "+list+" is required")
 	}
 }
 
@@ -121,12 +127,14 @@ func (u *Update) member(name string, v jsontext.Value) *event.Failure {
 func (u *Update) id(dst *string, field string, v jsontext.Value) *event.Failure {
 	s, ok := scalar(v)
 	switch {
+	case !ok && v.Kind() == '"':
+		return u.Fail(field, event.NotUTF8)
 	case !ok || s == "":
-		return u.fail(field, "must be a non-empty string")
+		return u.Fail(field, "must be a non-empty string")
 	case len(s) > event.MaxText:
-		return u.fail(field, "longer than 255 bytes")
+		return u.Fail(field, "must be at most 255 bytes")
 	case event.Banned([]byte(s)):
-		return u.fail(field, "a placeholder value")
+		return u.Fail(field, event.Placeholder+"the id itself")
 	}
 	*dst = s
 	return nil
@@ -134,20 +142,25 @@ func (u *Update) id(dst *string, field string, v jsontext.Value) *event.Failure 
 
 func (u *Update) operands(dst *[]Property, op string, v jsontext.Value) *event.Failure {
 	if v.Kind() != '{' {
-		return u.fail(op, "must be an object")
-	}
-	if !utf8.Valid(v) {
-		return u.fail(op, "not valid UTF-8")
+		return u.Fail(op, "must be an object")
 	}
 	m, err := Parse(v)
 	if err != nil {
-		return u.fail(op, "must be an object")
+		return u.Fail(op, "must be an object")
+	}
+	if !utf8.Valid(v) {
+		for _, name := range slices.Sorted(maps.Keys(m)) {
+			if !utf8.Valid(m[name]) {
+				return u.Fail(op+"."+event.Path(name), event.NotUTF8)
+			}
+		}
+		return u.Fail(op, "a property name is "+event.NotUTF8)
 	}
 	delete(m, "$ip") // mixpanel-go's SetIp repeats it here: an address is never stored
 	for _, name := range slices.Sorted(maps.Keys(m)) {
 		c, why := clean(m[name])
 		if why != "" {
-			return u.fail(op+"."+string(event.Cut([]byte(name))), why)
+			return u.Fail(op+"."+string(event.Cut([]byte(name))), why)
 		}
 		*dst = append(*dst, Property{Name: string(event.Cut([]byte(name))), Value: c})
 	}
@@ -157,12 +170,15 @@ func (u *Update) operands(dst *[]Property, op string, v jsontext.Value) *event.F
 func (u *Update) names(v jsontext.Value) *event.Failure {
 	list, why := elements(v)
 	if why != "" {
-		return u.fail("$unset", "must be a list of property names")
+		return u.Fail("$unset", "must be a list of property names")
 	}
 	for _, e := range list {
 		s, ok := scalar(e)
-		if !ok || e.Kind() != '"' {
-			return u.fail("$unset", "must be a list of property names")
+		if e.Kind() != '"' {
+			return u.Fail("$unset", "must be a list of property names")
+		}
+		if !ok {
+			return u.Fail("$unset", event.NotUTF8)
 		}
 		u.Unset = append(u.Unset, string(event.Cut([]byte(s))))
 	}
@@ -195,7 +211,7 @@ func DecodeOne(b []byte, index int) (*Update, *event.Failure) {
 	u := &Update{Index: index}
 	f, err := Decode(jsontext.NewDecoder(bytes.NewBuffer(event.Repair(b)), event.Options...), u)
 	if err != nil {
-		return nil, u.fail("$", "not valid JSON")
+		return nil, u.Fail("$", "not valid JSON")
 	}
 	return u, f
 }

@@ -143,7 +143,8 @@ type Update struct {
 	IgnoreTime, IgnoreAlias bool
 }
 
-func (u *Update) fail(field, reason string) *event.Failure {
+// Fail makes a failure of one field of u.
+func (u *Update) Fail(field, reason string) *event.Failure {
 	return &event.Failure{Index: u.Index, Field: field, Message: "'" + field + "' is invalid: " + reason}
 }
 
@@ -185,11 +186,11 @@ func (u *Update) Apply(p Properties, now time.Time) (changed bool, failures []*e
 	put := func(op, name string, v jsontext.Value) {
 		old, ok := p[name]
 		if !ok && len(p) >= MaxProperties {
-			failures = append(failures, u.fail(op+"."+name, "the profile has 2000 properties already"))
+			failures = append(failures, u.Fail(op+"."+name, "the profile has 2000 properties already"))
 			return
 		}
 		if len(v) > MaxNested {
-			failures = append(failures, u.fail(op+"."+name, "larger than 256 KB"))
+			failures = append(failures, u.Fail(op+"."+name, "must be at most 256 KB as JSON"))
 			return
 		}
 		if !ok || !bytes.Equal(old, v) {
@@ -214,7 +215,7 @@ func (u *Update) Apply(p Properties, now time.Time) (changed bool, failures []*e
 			v, why := f(old, a.Value)
 			switch {
 			case why != "":
-				failures = append(failures, u.fail(op+"."+a.Name, why))
+				failures = append(failures, u.Fail(op+"."+a.Name, why))
 			case v != nil:
 				put(op, a.Name, v)
 			}
@@ -252,7 +253,7 @@ func add(old, v jsontext.Value) (jsontext.Value, string) {
 	x, err1 := strconv.ParseFloat(string(old), 64)
 	y, err2 := strconv.ParseFloat(string(v), 64)
 	if err1 != nil || err2 != nil || x+y > 1.7e308 || x+y < -1.7e308 {
-		return nil, "the number is out of range"
+		return nil, event.OutOfRange
 	}
 	return jsontext.AppendFloat(nil, x+y, 64), ""
 }
@@ -373,7 +374,7 @@ func Equal(a, b jsontext.Value) bool {
 // clean copies a value as it is stored: compact, texts cut to 255 characters.
 func clean(v jsontext.Value) (jsontext.Value, string) {
 	if !utf8.Valid(v) {
-		return nil, "not valid UTF-8"
+		return nil, event.NotUTF8
 	}
 	switch v.Kind() {
 	case '"':
@@ -387,7 +388,7 @@ func clean(v jsontext.Value) (jsontext.Value, string) {
 		}
 	case '{', '[':
 		if len(v) > MaxNested {
-			return nil, "larger than 256 KB"
+			return nil, "must be at most 256 KB as JSON"
 		}
 		width := event.MaxProperties
 		if v.Kind() == '[' {
@@ -403,7 +404,7 @@ func clean(v jsontext.Value) (jsontext.Value, string) {
 		return c, ""
 	case '0':
 		if _, err := strconv.ParseFloat(string(v), 64); err != nil {
-			return nil, "the number is out of range"
+			return nil, event.OutOfRange
 		}
 	default: // true, false, null
 	}

@@ -69,7 +69,8 @@ type Credential struct {
 }
 
 // Registry answers who may write where. An unknown project is a NotFound fault,
-// a wrong credential an Unauthenticated or Denied one.
+// a wrong credential an Unauthenticated one. A right credential that may not is a
+// Denied one, whose text says what it lacks and is shown to its owner.
 type Registry interface {
 	// ByToken finds a project by its public token.
 	ByToken(ctx context.Context, token string) (*Project, error)

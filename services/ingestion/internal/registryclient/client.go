@@ -12,6 +12,7 @@ import (
 	typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
 	"github.com/cohortbridge/cohortbridge/platform/fault"
 	"github.com/cohortbridge/cohortbridge/platform/resource"
+	"github.com/cohortbridge/cohortbridge/platform/rpc"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
 )
 
@@ -49,7 +50,7 @@ func (c *Client) resolve(ctx context.Context, req *registryv1.ResolveProjectRequ
 // Authenticate implements project.Registry.
 func (c *Client) Authenticate(ctx context.Context, cr project.Credential) (*project.Project, error) {
 	if len(cr.Username) > 200 || len(cr.Secret) > 200 || len(cr.ProjectID) > 20 {
-		return nil, fault.New(fault.Unauthenticated, "CREDENTIAL_INVALID", "invalid credentials")
+		return nil, fault.New(fault.Unauthenticated, "CREDENTIAL_INVALID", wrong)
 	}
 	resp, err := c.credentials.AuthenticateIngest(ctx, &registryv1.AuthenticateIngestRequest{Username: cr.Username, Secret: cr.Secret, ProjectId: cr.ProjectID})
 	if err != nil {
@@ -58,15 +59,28 @@ func (c *Client) Authenticate(ctx context.Context, cr project.Credential) (*proj
 	return convert(resp.GetProject())
 }
 
+// wrong is all that somebody without a right credential is told.
+const wrong = "Invalid credentials"
+
+// lacks is what the owner of a right credential is told, by the registry's reason.
+var lacks = map[string]string{
+	"PROJECT_ID_REQUIRED": "project_id is required with a service account, as a number, in the query or the form",
+	"WRONG_PROJECT":       "project_id is not the project of this credential",
+	"ROLE_REQUIRED":       "the service account needs the role ADMIN or OWNER to import",
+}
+
 // translate turns the registry's status into a fault that keeps nothing of the credential.
 func translate(err error) error {
 	switch status.Code(err) {
 	case codes.NotFound:
 		return fault.New(fault.NotFound, "PROJECT_NOT_FOUND", "no such project").Wrap(err)
 	case codes.Unauthenticated, codes.InvalidArgument, codes.FailedPrecondition:
-		return fault.New(fault.Unauthenticated, "CREDENTIAL_INVALID", "invalid credentials").Wrap(err)
+		return fault.New(fault.Unauthenticated, "CREDENTIAL_INVALID", wrong).Wrap(err)
 	case codes.PermissionDenied:
-		return fault.New(fault.Denied, "CREDENTIAL_DENIED", "this credential may not write to the project").Wrap(err)
+		if f := fault.As(rpc.FromStatus(err)); f != nil && lacks[f.Reason] != "" {
+			return fault.New(fault.Denied, f.Reason, "%s", lacks[f.Reason]).Wrap(err)
+		}
+		return fault.New(fault.Denied, "CREDENTIAL_DENIED", wrong).Wrap(err)
 	default:
 		return fault.New(fault.Unavailable, "REGISTRY_UNAVAILABLE", "the registry does not answer").Retry(2e9).Wrap(err)
 	}

@@ -12,6 +12,7 @@ import (
 	registryv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/registry/v1"
 	typev1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/type/v1"
 	"github.com/cohortbridge/cohortbridge/platform/fault"
+	"github.com/cohortbridge/cohortbridge/platform/rpc"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/registryclient"
 )
@@ -58,5 +59,25 @@ func TestRefusalsKeepTheirKindAndTellNothing(t *testing.T) {
 	}
 	if _, err := registryclient.New(nil).ByToken(context.Background(), strings.Repeat("x", 500)); !fault.Is(err, fault.NotFound) {
 		t.Errorf("an endless token: %v", err)
+	}
+}
+
+func TestARightCredentialThatMayNotImportIsToldWhyInOurWords(t *testing.T) {
+	for reason, want := range map[string]string{"PROJECT_ID_REQUIRED": "project_id", "WRONG_PROJECT": "project_id", "ROLE_REQUIRED": "ADMIN"} {
+		c := registryclient.New(&answering{err: rpc.ToStatus(context.Background(), fault.New(fault.Denied, reason, "secret hush of projects/4711"))})
+		_, err := c.Authenticate(context.Background(), project.Credential{Username: "robot", Secret: "hush"})
+		f := fault.As(err)
+		if f == nil || f.Code != fault.Denied || f.Reason != reason || !strings.Contains(f.Public, want) || strings.Contains(f.Public, "hush") || strings.Contains(f.Public, "4711") {
+			t.Errorf("%s became %v", reason, err)
+		}
+	}
+	for what, answer := range map[string]error{
+		"another refusal":            rpc.ToStatus(context.Background(), fault.New(fault.Denied, "ROLE", "not for projects/4711")),
+		"a reason with another code": rpc.ToStatus(context.Background(), fault.New(fault.Unauthenticated, "ROLE_REQUIRED", "x")),
+	} {
+		_, err := registryclient.New(&answering{err: answer}).Authenticate(context.Background(), project.Credential{Username: "robot", Secret: "hush"})
+		if f := fault.As(err); f == nil || f.Public != "Invalid credentials" {
+			t.Errorf("%s became %v", what, err)
+		}
 	}
 }

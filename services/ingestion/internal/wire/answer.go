@@ -121,7 +121,7 @@ func Imported(p *Params, imported int, failures []*event.Failure) *Response {
 	case !p.StrictSet && p.Verbose:
 		return &Response{Status: 200, ContentType: jsonType, Body: fmt.Appendf(nil, `{"code":200,"error":null,"num_records_imported":%d,"status":1}`, imported)}
 	case !p.StrictSet:
-		return Simple(&Params{Callback: p.Callback}, imported > 0 || len(failures) == 0, "")
+		return Simple(p, imported > 0 || len(failures) == 0, "")
 	case p.Strict && len(failures) > 0:
 		return failed(imported, "some data points in the request failed validation", failures)
 	default:

@@ -66,11 +66,13 @@ type Limits struct {
 
 // Params are the parameters of a request, from its query and its form body.
 type Params struct {
-	// Verbose asks for a JSON answer, IP to use the client's address, Img for a pixel.
+	// Verbose asks for a JSON answer, IP to use the client's address, Img for a pixel
+	// (never on /import).
 	Verbose, IP, Img bool
 	// StrictSet says `strict` was given; Strict its value.
 	StrictSet, Strict bool
-	// Callback is a checked JavaScript name to call with the answer, or empty.
+	// Callback is a checked JavaScript name to call with the answer, or empty, as it
+	// always is on /import.
 	Callback string
 	// ProjectID is the decimal project_id, or empty.
 	ProjectID string
@@ -115,7 +117,7 @@ func (r *Refusal) Error() string { return r.Text }
 // QueryParams reads the parameters of a request's query alone.
 func QueryParams(r *Request) (p Params) {
 	query, _ := url.ParseQuery(r.RawQuery) // what can be read counts
-	p.read(query)
+	p.read(r.Endpoint, query)
 	return p
 }
 
@@ -140,7 +142,7 @@ func (r *Request) ProjectInForm(query *Params) bool {
 func Open(r *Request, lim Limits) (*Payload, error) {
 	p := &Payload{}
 	query, _ := url.ParseQuery(r.RawQuery) // what can be read counts
-	p.Params.read(query)
+	p.Params.read(r.Endpoint, query)
 	if r.Method != http.MethodGet && r.Method != http.MethodPost {
 		return p, &Refusal{http.StatusMethodNotAllowed, "method not allowed"}
 	}
@@ -194,7 +196,7 @@ func (p *Payload) locate(r *Request, body []byte, query url.Values) (data []byte
 		return body, false, nil
 	}
 	values, _ := url.ParseQuery(string(body)) // a literal '%' in unescaped base64 can't occur; what can be read counts
-	p.Params.read(values)
+	p.Params.read(r.Endpoint, values)
 	if !values.Has("data") {
 		return nil, false, &Refusal{http.StatusBadRequest, "no data parameter in the form"}
 	}
@@ -226,7 +228,7 @@ func decodeData(b []byte) ([]byte, error) {
 	return joinSurrogates(out[:n]), nil
 }
 
-func (p *Params) read(v url.Values) {
+func (p *Params) read(e Endpoint, v url.Values) {
 	truthy := func(k string) bool { s := v.Get(k); return s != "" && s != "0" && s != "false" }
 	if v.Has("verbose") {
 		p.Verbose = truthy("verbose")
@@ -234,14 +236,17 @@ func (p *Params) read(v url.Values) {
 	if v.Has("ip") {
 		p.IP = truthy("ip")
 	}
-	if v.Has("img") {
-		p.Img = truthy("img")
-	}
 	if v.Has("strict") {
 		p.StrictSet, p.Strict = true, truthy("strict")
 	}
 	if v.Has("project_id") {
 		p.ProjectID = v.Get("project_id")
+	}
+	if e == Import { // its answers are JSON or a digit, and nothing that a page of another site can read
+		return
+	}
+	if v.Has("img") {
+		p.Img = truthy("img")
 	}
 	if cb := v.Get("callback"); cb != "" && validCallback(cb) {
 		p.Callback = cb

@@ -44,7 +44,14 @@ func (s *Credentials) Authenticate(ctx context.Context, req *registryv1.Authenti
 	return &registryv1.AuthenticateResponse{ServiceAccount: accountProto(a).GetName(), Grants: grants(a)}, nil
 }
 
-var errIngestCredential = fault.New(fault.Unauthenticated, "WRONG_CREDENTIAL", "Invalid credentials")
+// Refusals of AuthenticateIngest. All but the first are of a credential that is
+// right; none says whether a project other than the credential's exists.
+var (
+	errIngestCredential = fault.New(fault.Unauthenticated, "WRONG_CREDENTIAL", "Invalid credentials")
+	errNoProjectID      = fault.New(fault.Denied, "PROJECT_ID_REQUIRED", "project_id is required with a service account, as a number")
+	errWrongProject     = fault.New(fault.Denied, "WRONG_PROJECT", "project_id: the credential belongs to another project")
+	errIngestRole       = fault.New(fault.Denied, "ROLE_REQUIRED", "the service account needs the role ADMIN or OWNER to import")
+)
 
 // AuthenticateIngest implements CredentialService. Mixpanel's senders present a
 // service account (with project_id), or a project secret or token as the user
@@ -58,7 +65,7 @@ func (s *Credentials) AuthenticateIngest(ctx context.Context, req *registryv1.Au
 		return nil, err
 	}
 	if id := req.GetProjectId(); id != "" && id != strconv.FormatInt(p.ID, 10) {
-		return nil, fault.New(fault.Unauthenticated, "WRONG_PROJECT", "project_id: the credential belongs to another project")
+		return nil, errWrongProject
 	}
 	return &registryv1.AuthenticateIngestResponse{Project: projectProto(p)}, nil
 }
@@ -77,10 +84,13 @@ func (s *Credentials) ingestProject(ctx context.Context, req *registryv1.Authent
 	}
 	id, perr := strconv.ParseInt(req.GetProjectId(), 10, 64)
 	if perr != nil {
-		return project.Project{}, fault.Field("project_id", "is required with a service account, as a number")
+		return project.Project{}, errNoProjectID
 	}
-	if id != a.ProjectID || a.Role < int32(typev1.Role_ROLE_ADMIN) {
-		return project.Project{}, fault.New(fault.Unauthenticated, "ROLE_REQUIRED", "the service account needs the role ADMIN in project %d to import", id)
+	if id != a.ProjectID {
+		return project.Project{}, errWrongProject
+	}
+	if a.Role < int32(typev1.Role_ROLE_ADMIN) {
+		return project.Project{}, errIngestRole
 	}
 	return s.Store.Project(ctx, id)
 }

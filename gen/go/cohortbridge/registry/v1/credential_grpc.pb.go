@@ -36,7 +36,10 @@ type CredentialServiceClient interface {
 	// Authenticate says who a Basic credential belongs to: a service account, or,
 	// with a project secret as the user name and no secret, a project.
 	Authenticate(ctx context.Context, in *AuthenticateRequest, opts ...grpc.CallOption) (*AuthenticateResponse, error)
-	// AuthenticateIngest says which project a sender's credential may write to.
+	// AuthenticateIngest says which project a sender's credential may write to. A
+	// wrong credential is UNAUTHENTICATED. A right one that may not is
+	// PERMISSION_DENIED, for one of the reasons PROJECT_ID_REQUIRED, WRONG_PROJECT and
+	// ROLE_REQUIRED.
 	AuthenticateIngest(ctx context.Context, in *AuthenticateIngestRequest, opts ...grpc.CallOption) (*AuthenticateIngestResponse, error)
 	// ResolveProject finds a project by id or by token.
 	ResolveProject(ctx context.Context, in *ResolveProjectRequest, opts ...grpc.CallOption) (*ResolveProjectResponse, error)
@@ -114,7 +117,10 @@ type CredentialServiceServer interface {
 	// Authenticate says who a Basic credential belongs to: a service account, or,
 	// with a project secret as the user name and no secret, a project.
 	Authenticate(context.Context, *AuthenticateRequest) (*AuthenticateResponse, error)
-	// AuthenticateIngest says which project a sender's credential may write to.
+	// AuthenticateIngest says which project a sender's credential may write to. A
+	// wrong credential is UNAUTHENTICATED. A right one that may not is
+	// PERMISSION_DENIED, for one of the reasons PROJECT_ID_REQUIRED, WRONG_PROJECT and
+	// ROLE_REQUIRED.
 	AuthenticateIngest(context.Context, *AuthenticateIngestRequest) (*AuthenticateIngestResponse, error)
 	// ResolveProject finds a project by id or by token.
 	ResolveProject(context.Context, *ResolveProjectRequest) (*ResolveProjectResponse, error)
