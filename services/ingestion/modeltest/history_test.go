@@ -252,6 +252,9 @@ func (g *generator) event(q *request) any {
 	for range g.r.IntN(3) {
 		p[g.one("plan", "n", "list", "obj", "ö")] = g.value()
 	}
+	if g.chance(6) {
+		p["when"] = g.date()
+	}
 	if g.chance(8) {
 		g.twist(q, e, p)
 	}
@@ -371,6 +374,11 @@ func (g *generator) burst(q *request) {
 	}
 }
 
+// date is a text that is a time, or nearly one.
+func (g *generator) date() string {
+	return g.one("2026-01-01", "2026-01-02T12:00", "2026-01-03T00:00:00", "2026-01-03T00:00:00Z", "2026-01-04T14:00:00+02:00", "2026-01-04T12:00:00.000Z", "2026-02-30", "yesterday", "2026-1-2")
+}
+
 func (g *generator) value() any {
 	switch g.r.IntN(14) {
 	case 0:
@@ -395,7 +403,7 @@ func (g *generator) value() any {
 	return g.r.IntN(4)
 }
 
-var plain = []string{"n", "plan", "list", "name", "$email"}
+var plain = []string{"n", "plan", "list", "name", "$email", "when"}
 
 func (g *generator) property() string {
 	if g.chance(3) {
@@ -406,6 +414,9 @@ func (g *generator) property() string {
 
 func (g *generator) operand(op string) (string, any) {
 	name := g.property()
+	if name == "when" && op != "$add" && g.chance(2) {
+		return name, g.date()
+	}
 	if strings.HasSuffix(name, "_user_id") {
 		v := []any{g.partner(), g.partner(), g.partner(), g.partner(), 12345, json.Number("12345.0"), "null", "", nil, true}[g.r.IntN(10)]
 		return name, v

@@ -115,6 +115,7 @@ func (p *project) view(now int64) (out []string) {
 	line("cohort of users who did it twice %v", often)
 	line("cohort of users with a list %v", lists)
 	line("cohort of identified users %v", identified)
+	out = append(out, p.selected(time.UnixMilli(now))...)
 	for _, id := range p.probes() {
 		l := p.ids[id]
 		if l == nil {
@@ -235,6 +236,11 @@ func (v *service) view(p *project) (out []string, err error) {
 		return nil, err
 	}
 	out = append(out, cohorts...)
+	selected, err := v.selected(p)
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, selected...)
 	for _, id := range p.probes() {
 		r, err := v.Identity.LookupIdentity(ctx, &ingestionv1.LookupIdentityRequest{Parent: parent, DistinctId: id})
 		if err != nil {

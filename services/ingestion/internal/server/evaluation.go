@@ -98,11 +98,26 @@ func (s *Evaluation) owners(ctx context.Context, projectID int64, ids []string) 
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.Ledger.IDs(ctx, projectID, arrivals(ids, st.System))
+	out := roaring64.New()
+	found, err := s.Ledger.IDs(ctx, projectID, ids)
 	if err != nil {
 		return nil, err
 	}
-	out := roaring64.New()
+	// An alias may be such an id itself; one that is not may be the id of events.
+	var unknown []string
+	for _, id := range ids {
+		if o, ok := found[id]; ok {
+			out.Add(o.Canonical)
+		} else {
+			unknown = append(unknown, id)
+		}
+	}
+	if st.System != project.Original || len(unknown) == 0 {
+		return out, nil
+	}
+	if found, err = s.Ledger.IDs(ctx, projectID, arrivals(unknown, st.System)); err != nil {
+		return nil, err
+	}
 	for _, o := range found {
 		out.Add(o.Canonical)
 	}
