@@ -524,14 +524,20 @@ func described(i int, l *ingestionv1.Leaf, asOf time.Time, members any) string {
 	return fmt.Sprintf("condition %d as of %s: %v selected by %s", i, asOf.Format(time.RFC3339Nano), members, strings.ReplaceAll(string(b), " ", ""))
 }
 
-// selected are the conditions' users by the model.
-func (p *project) selected(now time.Time) (out []string) {
+// byUser are the events of each user.
+func (p *project) byUser() map[*account][]*storedEvent {
 	by := map[*account][]*storedEvent{}
 	for _, e := range p.events {
 		if e.account != nil {
 			by[e.account.user()] = append(by[e.account.user()], e)
 		}
 	}
+	return by
+}
+
+// selected are the conditions' users by the model.
+func (p *project) selected(now time.Time) (out []string) {
+	by := p.byUser()
 	leaves, asOf := p.conditions(now)
 	for i, l := range leaves {
 		out = append(out, described(i, l, asOf, p.members(l, by, asOf)))

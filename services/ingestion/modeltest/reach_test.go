@@ -3,7 +3,42 @@ package modeltest_test
 import (
 	"strings"
 	"testing"
+
+	ingestionv1 "github.com/cohortbridge/cohortbridge/gen/go/cohortbridge/ingestion/v1"
 )
+
+// features are what a condition is made of.
+func features(l *ingestionv1.Leaf) (out []string) {
+	short := func(name, prefix string) string { return strings.ToLower(strings.TrimPrefix(name, prefix)) }
+	b, s := l.GetBehavior(), l.GetSequence()
+	switch {
+	case b.GetFirstTime():
+		out = append(out, "first time")
+	case b != nil:
+		out = append(out, short(b.GetMeasure().String(), "MEASURE_"))
+	case s != nil:
+		out = append(out, "order")
+		if s.GetSteps()[len(s.GetSteps())-1].GetDidNot() {
+			out = append(out, "did not")
+		}
+		if s.GetWithin() != nil {
+			out = append(out, "within")
+		}
+	case l.GetIds() != nil:
+		out = append(out, "ids")
+	case l.GetUsers() != nil:
+		out = append(out, "users")
+	default:
+		out = append(out, short(l.GetProperty().GetFilter().GetType().String(), "VALUE_TYPE_"))
+	}
+	if len(b.GetFilters()) > 0 {
+		out = append(out, "a filter")
+	}
+	if b.GetWindow() != nil || s.GetWindow() != nil {
+		out = append(out, "a window")
+	}
+	return out
+}
 
 // TestHistoriesReachWhatTheyAreFor runs the model alone: the random histories must
 // lead into every rule, or their agreement says nothing about it.
@@ -56,6 +91,15 @@ func TestHistoriesReachWhatTheyAreFor(t *testing.T) {
 					got["event of a merged user"]++
 				}
 			}
+			by := p.byUser()
+			leaves, asOf := p.conditions(now)
+			for _, l := range leaves {
+				if n := len(p.members(l, by, asOf)); n > 0 {
+					for _, what := range features(l) {
+						got["selects by "+what]++
+					}
+				}
+			}
 			for _, m := range p.months() {
 				if p.usage(m, now.UnixMilli()).Guardrail {
 					got["guardrail"]++
@@ -71,6 +115,9 @@ func TestHistoriesReachWhatTheyAreFor(t *testing.T) {
 		warnPartnerAlias, warnPartnerID, warnDevice, warnMerge, firstSeen, deviceLink, identify, aliasCall, mergeCall, partnerAlias,
 		"too_many_ids", "already_linked_to_another_user", "anon_id_is_not_uuid_v4", "invalid_id", "unreadable_ids", "missing_ids", "distinct_ids_must_be_two", "device_linked_to_another_user",
 		"failed event", "failed properties", "failed $set", "failed $add", "failed $append", "failed $union", "failed $remove", "failed $unset", "failed $token", "failed $distinct_id", "failed $",
+		"selects by count", "selects by sum", "selects by average", "selects by min", "selects by max", "selects by distinct", "selects by distinct_days",
+		"selects by first time", "selects by a filter", "selects by a window", "selects by order", "selects by did not", "selects by within", "selects by ids", "selects by users",
+		"selects by string", "selects by number", "selects by bool", "selects by datetime", "selects by list",
 		"rule ", "rule general", "rule airship", "rule braze", "rule clevertap", "rule iterable", "rule mailchimp", "rule onesignal", "rule xtremepush",
 	} {
 		if got[want] == 0 {
