@@ -349,6 +349,47 @@ func TestDedupeStaysExactWhenDaysDoNotFitInMemory(t *testing.T) {
 	}
 }
 
+func TestAnExportThatIsSentAgainCountsOnceWhateverWasMergedMeanwhile(t *testing.T) {
+	h := newHarness(t)
+	anonymous := "0b1f0d2e-5c3a-4d7e-9f10-1234567890ab"
+	// ORIGINAL: an event before the merge, one of an id that is an alias, and one after it.
+	h.importStrict(2, ev("E", start, anonymous, "m1", nil), ev("E", start, "old", "m2", nil))
+	h.importStrict(2, ev("$create_alias", start, "", "m3", props{"distinct_id": "bob", "alias": "nick"}), ev("$identify", start, "", "m4", props{"$identified_id": "bob", "$anon_id": anonymous}))
+	h.importStrict(2, ev("E", start, "nick", "m5", nil), ev("$merge", start, "", "m6", props{"$distinct_ids": []string{"bob", "old"}}), ev("E", start, "nick", "m7", nil))
+	for insert, want := range map[string]string{"m1": anonymous, "m2": "old", "m5": "nick", "m7": "nick"} {
+		for _, e := range h.export(2) {
+			if e.GetInsertId() == insert && !strings.Contains(e.GetPropertiesJson(), `"$distinct_id_before_identity":"`+want+`"`) {
+				t.Errorf("%s of %s: %s, want the id it arrived with, %s", insert, e.GetDistinctId(), e.GetPropertiesJson(), want)
+			}
+		}
+	}
+	before := h.export(2)
+	req := &ingestionv1.ImportEventsRequest{Parent: "projects/2"}
+	for _, e := range before {
+		req.Events = append(req.Events, &ingestionv1.Event{Event: e.GetEvent(), Time: e.GetTime(), DistinctId: e.GetDistinctId(), InsertId: e.GetInsertId(), PropertiesJson: e.GetPropertiesJson()})
+	}
+	r, err := h.in.ImportEvents(context.Background(), req)
+	if err != nil || int(r.GetDuplicates()) != len(before) || len(h.export(2)) != len(before) {
+		t.Errorf("an export sent again: %v, %v, want %d duplicates", r, err, len(before))
+	}
+}
+
+func TestZerosInNamesAndIDsMakeNoTwoEventsTheSame(t *testing.T) {
+	h := newHarness(t)
+	// A time whose eight bytes can all stand in a text, in 2020.
+	at := time.UnixMilli(0x0170_1020_3c68)
+	clock := "\x68\x3c\x20\x10\x70\x01\x00\x00"
+	list := []props{
+		ev("A\x00"+clock+"p", at, "q", "z1", nil), ev("A", at, "p\x00"+clock+"q", "z1", nil),
+		ev("A", at, "p\x00q", "z1", nil), ev("A\x00", at, "p", "z1", nil), ev("A", at, "\x00p", "z1", nil),
+	}
+	h.importStrict(1, list...)
+	st, err := h.data.GetDataStatistics(context.Background(), &ingestionv1.GetDataStatisticsRequest{Parent: "projects/1"})
+	if err != nil || st.GetEvents() != int64(len(list)) {
+		t.Errorf("%v, %v: want %d events", st, err, len(list))
+	}
+}
+
 func TestATypedEventThatBreaksARuleFailsAlone(t *testing.T) {
 	h := newHarness(t)
 	typedJSON := func(insertID, text string) *ingestionv1.Event {

@@ -71,6 +71,28 @@ func TestAClosedMonthKeepsTheUsersItHadAtItsEnd(t *testing.T) {
 	}
 }
 
+func TestAMonthOfEventTimeCountsThoseWhoBecameOneOnce(t *testing.T) {
+	h := newHarness(t)
+	h.reg.projects[1].MTU.ByEventTime = true
+	past := start.AddDate(0, 0, -45) // in February
+	// History that is imported later, linked in the same breath.
+	h.importStrict(1, ev("visit", past, "", "e1", props{"$device_id": "D"}), ev("login", past, "", "e2", props{"$device_id": "D", "$user_id": "U"}), ev("buy", past, "U", "e3", nil))
+	// A device that was seen before, and events that come after the link.
+	h.importStrict(1, ev("visit", start, "", "e4", props{"$device_id": "D2"}), ev("login", start, "", "e5", props{"$device_id": "D2", "$user_id": "U2"}))
+	h.importStrict(1, ev("visit", past, "", "e6", props{"$device_id": "D2"}), ev("buy", past, "U2", "e7", nil))
+	for month, want := range map[string]int64{"2026-02": 2, "2026-03": 1} {
+		if u := h.month(1, month); u.GetMtu() != want || u.GetUsers() != want || u.GetClosed() {
+			t.Errorf("%s: %v, want %d users of a month that is never over", month, u, want)
+		}
+	}
+	for id, user := range map[string]string{"U": "U", "$device:D": "U", "U2": "U2", "$device:D2": "U2"} {
+		events := map[string]int64{"U": 3, "U2": 2}[user]
+		if e := h.explain(1, "2026-02", id); e.GetCanonicalId() != user || e.GetQualifyingEvents() != events {
+			t.Errorf("%s in February: %v, want %s with %d events", id, e, user, events)
+		}
+	}
+}
+
 func TestUsageIsListedByMonthAndAsCSV(t *testing.T) {
 	h := newHarness(t)
 	h.importStrict(1, ev("E", start, "a", "l1", nil), ev("Notification Sent", start, "b", "l2", props{"$source": "clevertap"}))
@@ -164,10 +186,10 @@ func TestAnExplanationSaysWhatDecidedTheMonth(t *testing.T) {
 		guarded bool
 		want    string
 	}{
-		{1, "2026-03", false, processing, true, "counted in 2026-03 because of `Old` at 2026-01-31T12:00:00Z, processed at 2026-03-31T12:00:00Z; the month's MTU of 2 is a thousandth of its 1501 events, which is more than its users (1)"},
+		{1, "2026-03", false, processing, true, "counted in 2026-03 because of `Old` at 2026-01-31T12:00:00Z, processed at 2026-03-31T12:00:00Z; the month's MTU of 2 is a thousandth of its 1501 events, rounded up, which is more than its users (1)"},
 		{1, "2026-01", false, processing, false, "not counted in 2026-01: no events"},
 		{1, "2026-01", true, own, false, "counted in 2026-01 because of `Old` at 2026-01-31T12:00:00Z"},
-		{1, "2026-03", true, own, true, "counted in 2026-03 because of `E` at 2026-03-31T12:00:00Z; the month's MTU of 2 is a thousandth of its 1500 events, which is more than its users (1)"},
+		{1, "2026-03", true, own, true, "counted in 2026-03 because of `E` at 2026-03-31T12:00:00Z; the month's MTU of 2 is a thousandth of its 1500 events, rounded up, which is more than its users (1)"},
 		{2, "2026-03", false, processing, false, "counted in 2026-03 because of `E` at 2026-03-31T12:00:00Z"},
 	} {
 		h.reg.projects[c.project].MTU.ByEventTime = c.byEvent

@@ -64,6 +64,7 @@ type event struct {
 	arrival    string
 	inferred   bool // the arrival is the call's own id, not one that was sent
 	link       string
+	before     string // the id at arrival, of an event of an export
 }
 
 func isIdentity(name string) bool {
@@ -295,10 +296,14 @@ func (p *project) ingest(list []*event, isImport bool, now int64) {
 		}
 		s := &storedEvent{name: e.name, time: e.time, received: now, insert: e.insert, generated: e.generated, imports: isImport, props: map[string]any{}}
 		if e.arrival != "" {
-			s.account = p.ensure(e.arrival, now).account
+			s.account, s.arrival = p.ensure(e.arrival, now).account, e.arrival
 		}
 		if !e.generated {
-			key := fmt.Sprintf("%q %d %q %q", e.name, e.sent, e.arrival, e.insert)
+			id := e.arrival
+			if e.before != "" {
+				id = e.before
+			}
+			key := fmt.Sprintf("%q %d %q %q", e.name, e.sent, id, e.insert)
 			if p.seen[key] {
 				p.duplicates++
 				continue

@@ -80,6 +80,7 @@ type storedEvent struct {
 	name               string
 	time, received     int64
 	account            *account // nil: nobody's
+	arrival            string
 	insert             string
 	generated, imports bool
 	source             string

@@ -86,7 +86,7 @@ func (p *project) usage(m string, now int64) usage {
 			continue
 		}
 		who := e.account.user()
-		if closedMonthRule && end <= now {
+		if closedMonthRule && end <= now && !p.byEventTime {
 			who = e.account.userAt(end)
 		}
 		qualifies[who] = qualifies[who] || e.rule == ""

@@ -54,8 +54,8 @@ func (p *project) view(now int64) (out []string) {
 				did[e.account.user()]++
 			}
 			id = e.account.user().first
-			if e.account.into != nil {
-				props["$distinct_id_before_identity"], props["$is_reshuffled"] = e.account.first, true
+			if e.arrival != id {
+				props["$distinct_id_before_identity"], props["$is_reshuffled"] = e.arrival, true
 			}
 		}
 		if e.generated {

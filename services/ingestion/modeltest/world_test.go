@@ -94,6 +94,7 @@ func (w *world) take(r *request, now int64) (a answer) {
 				fail(i, field)
 			} else {
 				a.accepted++
+				e.before, _ = e.props["$distinct_id_before_identity"].(string)
 				// What ingestion writes itself is not the sender's to say.
 				for _, name := range []string{"$import", "$mp_api_endpoint", "$mp_api_timestamp_ms", "mp_processing_time_ms", "$distinct_id_before_identity", "$identity_failure_reason", "$failure_reason", "$failure_description", "$is_reshuffled"} {
 					delete(e.props, name)

@@ -61,7 +61,8 @@ func eventsCommand() *cobra.Command {
 or as Mixpanel exports them:
 {"event":"App Launched","properties":{"time":1793527200,"distinct_id":"u1","$insert_id":"a1","plan":"pro"}}
 Lines that can't be read and events that break a rule are reported with their line and make the command fail; the
-others are stored. Importing a file again is safe: events with an insert_id count once.`,
+others are stored. Importing a file again is safe: events with an insert_id count once. A raw export over HTTP has whole
+seconds: ask it for time_in_ms=true to import it where its events are already.`,
 		Example: "  cohortbridge events import events.ndjson\n  cohortbridge events export --from 2026-11-01 --to 2026-11-30 | cohortbridge events import --project 2",
 	}
 	imp.RunE = run(func(ctx context.Context, c *client, cmd *cobra.Command, args []string) error {

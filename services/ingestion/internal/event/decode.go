@@ -247,8 +247,13 @@ func (d *Decoder) property(ev *Event, key []byte, val jsontext.Value) (keep bool
 	case `"ip"`: // a place to look up, never stored
 		return false, nil
 	case `"$import"`, `"$mp_api_endpoint"`, `"$mp_api_timestamp_ms"`, `"mp_processing_time_ms"`, `"$mp_event_size"`,
-		`"$distinct_id_before_identity"`, `"$is_reshuffled"`, `"$identity_failure_reason"`, `"$failure_reason"`, `"$failure_description"`:
+		`"$is_reshuffled"`, `"$identity_failure_reason"`, `"$failure_reason"`, `"$failure_description"`:
 		return false, nil // ingestion writes these; an export that is sent again has old ones
+	case `"` + TraceProperty + `"`: // the same, but it says which event this was
+		if val.Kind() == '"' && utf8.Valid(val) {
+			ev.Before, _ = d.text(val)
+		}
+		return false, nil
 	case `"distinct_id"`:
 		var ok bool
 		if ev.DistinctID, ok = d.identifier(val); !ok {

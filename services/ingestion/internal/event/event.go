@@ -4,7 +4,12 @@
 package event
 
 import (
+	"bytes"
+	"encoding/binary"
+	"strings"
+
 	"github.com/cespare/xxhash/v2"
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/cohortbridge/cohortbridge/services/ingestion/internal/project"
 )
@@ -91,6 +96,10 @@ type Event struct {
 	Rule      string
 	Guardrail bool
 
+	// Before is the id at arrival that an exported event says it had.
+	Before []byte
+
+	traced                       bool
 	hasInsert, hasName, hasProps bool
 	badInsert                    bool // the `$insert_id` is a text that is not UTF-8
 }
@@ -115,7 +124,8 @@ func (ev *Event) Invalid(field, reason string) *Failure {
 // Day is the UTC calendar day of SentMS, counted from 1970-01-01: the scope of the hash.
 func (ev *Event) Day() int32 { return int32(min(ev.SentMS/DayMS, 1<<30)) } //nolint:gosec // bounded
 
-// SetHash computes the dedupe key: event, time, id at arrival, insert id.
+// SetHash computes the dedupe key: event, time, id at arrival, insert id. An event of
+// an export that is sent again says in its trace what its id at arrival was.
 func (ev *Event) SetHash() {
 	var d xxhash.Digest
 	d.Reset()
@@ -126,12 +136,39 @@ func (ev *Event) SetHash() {
 		b[i] = byte(t)
 		t >>= 8
 	}
+	id := ev.Arrival
+	if len(ev.Before) > 0 {
+		id = ev.Before
+	}
 	_, _ = d.Write(b[:9])
-	_, _ = d.Write(ev.Arrival)
+	_, _ = d.Write(id)
 	_, _ = d.Write(b[:1])
 	_, _ = d.Write(ev.InsertID)
+	if strings.IndexByte(ev.Name, 0) >= 0 || bytes.IndexByte(id, 0) >= 0 {
+		// Where a part ends can't be told from its zeros.
+		_, _ = d.Write(binary.AppendUvarint(binary.AppendUvarint(b[:0], uint64(len(ev.Name))), uint64(len(id))))
+	}
 	ev.Hash = d.Sum64()
 }
+
+// Trace writes onto the event the id it arrived with, which is not the one that its
+// user number was made for. undo takes it back.
+func (ev *Event) Trace() (undo func()) {
+	if ev.traced {
+		return func() {}
+	}
+	before := ev.Props
+	quoted, err := jsontext.AppendQuote(nil, ev.Arrival)
+	if err != nil {
+		return func() {} // no UTF-8; ids are
+	}
+	ev.Props, ev.traced = Put(before, TraceProperty, string(quoted)), true
+	return func() { ev.Props, ev.traced = before, false }
+}
+
+// TraceProperty holds the id an event arrived with
+// (https://docs.mixpanel.com/docs/data-structure/property-reference/reserved-properties).
+const TraceProperty = "$distinct_id_before_identity"
 
 // Reset empties the event for reuse.
 func (ev *Event) Reset(index int) { *ev = Event{Index: index} }

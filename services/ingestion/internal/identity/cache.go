@@ -17,7 +17,10 @@ type Cache struct {
 	n          int
 }
 
-type entry struct{ no, canonical uint64 }
+type entry struct {
+	no, canonical uint64
+	alias         bool // the number was made for another id
+}
 
 // NewCache makes a cache of at most 2 × size ids.
 func NewCache(size int) *Cache {

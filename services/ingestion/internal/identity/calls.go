@@ -194,7 +194,7 @@ func (s *Session) legacyAlias(id, alias string) (refused string, err error) {
 	case row.Reason != ledger.FirstSeen:
 		return s.refuse(linkedToOther)
 	}
-	row.UserNo, row.Canonical, row.Reason = user.Canonical, user.Canonical, ledger.Alias
+	row.UserNo, row.Canonical, row.Reason, row.Alias = user.Canonical, user.Canonical, ledger.Alias, true
 	return "", s.tx.Repoint(alias, user.Canonical, s.link(ledger.Alias, id))
 }
 
@@ -348,7 +348,7 @@ func (s *Session) release(value string) error {
 // take makes a partner id one of user no's from now on.
 func (s *Session) take(value string, no uint64) error {
 	row := s.ids[value]
-	row.UserNo, row.Canonical, row.At = no, no, s.now
+	row.UserNo, row.Canonical, row.At, row.Alias = no, no, s.now, true
 	s.moves = append(s.moves, move{s.at, value, no})
 	return s.tx.Repoint(value, no, s.link(ledger.PartnerAlias, ""))
 }

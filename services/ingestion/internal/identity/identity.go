@@ -109,7 +109,9 @@ func (r *Resolver) Known(events []*event.Event, system func(*project.Project) pr
 			rest = append(rest, ev)
 			continue
 		}
-		ev.UserNo = e.no
+		if ev.UserNo = e.no; e.alias {
+			ev.Trace()
+		}
 		if old {
 			promote = append(promote, ev)
 		}
@@ -189,6 +191,7 @@ func follow(batch []*event.Event, projectID int64, moves []move) {
 		}
 		if no, ok := moved[string(ev.Arrival)]; ok && ev.Project.ID == projectID {
 			ev.UserNo = no
+			ev.Trace() // whose number it now is was somebody before
 		}
 	}
 }
@@ -217,7 +220,7 @@ func (r *Resolver) remember(projectID int64, s *Session) {
 	defer r.cache.mu.Unlock()
 	for id, row := range s.ids {
 		if row != nil {
-			r.cache.put(projectID, id, entry{row.UserNo, row.Canonical})
+			r.cache.put(projectID, id, entry{row.UserNo, row.Canonical, row.Alias})
 		}
 	}
 }
@@ -346,7 +349,9 @@ func (s *Session) events(list []*event.Event) (undo []func(), err error) {
 			if err != nil {
 				return undo, err
 			}
-			ev.UserNo = row.UserNo
+			if ev.UserNo = row.UserNo; row.Alias {
+				undo = append(undo, ev.Trace())
+			}
 		}
 	}
 	return undo, nil

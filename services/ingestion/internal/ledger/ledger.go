@@ -45,6 +45,8 @@ type ID struct {
 	// Former is the number of the user who lost the id by it, 0 for none; only
 	// Cluster says it.
 	Former uint64
+	// Alias says that UserNo was made for another id.
+	Alias bool
 }
 
 // Merge is one number that got another canonical user.

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"slices"
@@ -239,8 +240,17 @@ func properties(r *warehouse.Exported, n ledger.Name) []byte {
 	if r.Flags&warehouse.FlagImport != 0 {
 		b = event.Put(b, "$import", "true")
 	}
-	if r.UserNo != 0 && n.Canonical != r.UserNo {
-		b = event.Put(event.Put(b, "$distinct_id_before_identity", quote(n.Own)), "$is_reshuffled", "true")
+	traced := false
+	if bytes.Contains(b, []byte(event.TraceProperty)) { // it may also be somewhere inside
+		props, err := profile.Parse(b)
+		_, has := props[event.TraceProperty]
+		traced = err == nil && has
+	}
+	if !traced && r.UserNo != 0 && n.Canonical != r.UserNo {
+		b, traced = event.Put(b, event.TraceProperty, quote(n.Own)), true
+	}
+	if traced {
+		b = event.Put(b, "$is_reshuffled", "true")
 	}
 	return b
 }

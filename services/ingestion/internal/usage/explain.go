@@ -34,7 +34,11 @@ func (r *Reporter) Explain(ctx context.Context, projectID int64, month, id strin
 	}
 	var out *Explanation
 	err = r.read(ctx, projectID, func(p *project.Project) error {
-		user, err := r.Ledger.UserBefore(ctx, projectID, id, m.to, literal)
+		until := m.to
+		if p.MTU.ByEventTime {
+			until = r.Now().AddDate(1, 0, 0) // all merges there are
+		}
+		user, err := r.Ledger.UserBefore(ctx, projectID, id, until, literal)
 		if err != nil {
 			return err
 		}
@@ -51,7 +55,7 @@ func (r *Reporter) Explain(ctx context.Context, projectID int64, month, id strin
 		}
 		out = &Explanation{Month: m.name, CanonicalID: user.DistinctID, Text: explain(m, u, p.MTU.ByEventTime), Guarded: all.Guarded, ByEventTime: p.MTU.ByEventTime, UserUsage: *u}
 		if all.Guarded {
-			out.Text += fmt.Sprintf("; the month's MTU of %d is a thousandth of its %d events, which is more than its users (%d)", all.MTU, all.Guardrail, all.Users)
+			out.Text += fmt.Sprintf("; the month's MTU of %d is a thousandth of its %d events, rounded up, which is more than its users (%d)", all.MTU, all.Guardrail, all.Users)
 		}
 		return nil
 	})

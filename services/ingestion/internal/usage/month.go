@@ -38,7 +38,8 @@ type Month struct {
 	// MTU is what is billed; Guarded says that events decided and not users.
 	MTU     int64
 	Guarded bool
-	// Closed says that the month is over: later merges of users change nothing.
+	// Closed says that the month is over: later merges of users change nothing. Never
+	// of a month of event time.
 	Closed bool
 	warehouse.Usage
 }
@@ -68,10 +69,15 @@ func (r *Reporter) parse(field, s string) (span, error) {
 
 func (r *Reporter) closed(m span) bool { return !r.Now().Before(m.to) }
 
-// query asks for a month of a project. Users of a month that is over are counted
-// as they were at its end.
+// query asks for a month of a project. Users of a month that is over are counted as
+// they were at its end. A month of event time has no end: late events enter it, and
+// what links their ids comes as late as they do.
 func (r *Reporter) query(p *project.Project, m span) warehouse.UsageQuery {
-	return warehouse.UsageQuery{ProjectID: p.ID, FromMS: m.from.UnixMilli(), ToMS: m.to.UnixMilli(), ByEventTime: p.MTU.ByEventTime, MergedBeforeMS: m.to.UnixMilli()}
+	q := warehouse.UsageQuery{ProjectID: p.ID, FromMS: m.from.UnixMilli(), ToMS: m.to.UnixMilli(), ByEventTime: p.MTU.ByEventTime}
+	if !q.ByEventTime {
+		q.MergedBeforeMS = m.to.UnixMilli()
+	}
+	return q
 }
 
 // read runs fn with a project's settings on a warehouse that knows all merges.
@@ -102,7 +108,7 @@ func (r *Reporter) month(ctx context.Context, p *project.Project, m span) (*Mont
 	if err != nil {
 		return nil, err
 	}
-	out := &Month{Name: m.name, Usage: *u, Closed: r.closed(m)}
+	out := &Month{Name: m.name, Usage: *u, Closed: !p.MTU.ByEventTime && r.closed(m)}
 	out.MTU, out.Guarded = mtu.Count(u.Users, u.Guardrail)
 	return out, nil
 }

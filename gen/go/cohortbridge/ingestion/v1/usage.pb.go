@@ -268,12 +268,14 @@ type GetUsageResponse struct {
 	RulesVersion string `protobuf:"bytes,8,opt,name=rules_version,json=rulesVersion,proto3" json:"rules_version,omitempty"`
 	// True when the events guardrail and not the users decides.
 	Guardrail bool `protobuf:"varint,9,opt,name=guardrail,proto3" json:"guardrail,omitempty"`
-	// Events by `$source`; key "" for events without.
+	// Events by `$source`; key "" for events without, those of Braze among them, which
+	// marks its events with `$partner_id`.
 	EventsBySource map[string]int64 `protobuf:"bytes,10,rep,name=events_by_source,json=eventsBySource,proto3" json:"events_by_source,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// Events in the guardrail's total: qualifying events, those of nobody, and the
 	// few exempt ones that Mixpanel counts there.
 	GuardrailEvents int64 `protobuf:"varint,11,opt,name=guardrail_events,json=guardrailEvents,proto3" json:"guardrail_events,omitempty"`
-	// True when the month is over: users merged later still count as they did.
+	// True when the month is over: users merged later still count as they did. Never
+	// with `mtu.by_event_time`: late events and merges change such a month at any time.
 	Closed        bool `protobuf:"varint,12,opt,name=closed,proto3" json:"closed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -148,8 +148,10 @@ func (s *Store) Update(ctx context.Context, projectID int64, fn func(ledger.Tx) 
 
 func selectIDs(ctx context.Context, q querier, projectID int64, ids []string) (map[string]ledger.ID, error) {
 	out := make(map[string]ledger.ID, len(ids))
-	err := in(ctx, q, projectID, `SELECT i.distinct_id, i.user_no, u.canonical, i.reason, i.at_ms, i.linked_to FROM ids i JOIN users u ON u.project_id=i.project_id AND u.user_no=i.user_no WHERE i.project_id=$1 AND i.distinct_id IN (%s)`, ids, func(r *sql.Rows) error {
-		id, err := scanID(r)
+	err := in(ctx, q, projectID, `SELECT i.distinct_id, i.user_no, u.canonical, i.reason, i.at_ms, i.linked_to, u.distinct_id<>i.distinct_id FROM ids i JOIN users u ON u.project_id=i.project_id AND u.user_no=i.user_no WHERE i.project_id=$1 AND i.distinct_id IN (%s)`, ids, func(r *sql.Rows) error {
+		var alias bool
+		id, err := scanID(r, &alias)
+		id.Alias = alias
 		out[id.DistinctID] = id
 		return err
 	})

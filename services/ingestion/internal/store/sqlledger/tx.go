@@ -95,7 +95,7 @@ func (t *tx) AddAlias(id string, no uint64, l ledger.Link) (ledger.ID, error) {
 	if _, err := t.q.ExecContext(t.ctx, `UPDATE users SET ids=ids+1, seq=$3 WHERE project_id=$1 AND user_no=$2`, t.p, no, t.nextSeq()); err != nil {
 		return ledger.ID{}, err
 	}
-	return ledger.ID{DistinctID: id, UserNo: no, Canonical: no, Reason: l.Reason, At: l.At, LinkedTo: l.To}, nil
+	return ledger.ID{DistinctID: id, UserNo: no, Canonical: no, Reason: l.Reason, At: l.At, LinkedTo: l.To, Alias: true}, nil
 }
 
 // Repoint implements ledger.Tx.
