@@ -245,7 +245,7 @@ func TestDestinationThatAnswersNonsensePausesTheSync(t *testing.T) {
 				s := r.sync("Buy", dynamic)
 				run := r.run(s)
 				require.Equal(t, cohortsyncv1.Run_STATE_FAILED, run.GetState())
-				require.EqualValues(t, 3, run.GetTotals().GetFailed())
+				require.EqualValues(t, 3, run.GetTotals().GetFailed()+run.GetTotals().GetPending())
 				got, err := r.Syncs.GetSync(r.ctx, &cohortsyncv1.GetSyncRequest{Name: s.GetName()})
 				require.NoError(t, err)
 				require.Equal(t, cohortsyncv1.Sync_STATE_PAUSED, got.GetSync().GetState())

@@ -38,6 +38,7 @@ type channelKind = registryv1.CleverTap_Channel
 const (
 	partner    = registryv1.CleverTap_CHANNEL_PARTNER
 	customList = registryv1.CleverTap_CHANNEL_CUSTOM_LIST
+	apiSegment = registryv1.CleverTap_CHANNEL_API_SEGMENT
 )
 
 // rig is a running system with a sandbox as its CleverTap.
