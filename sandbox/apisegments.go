@@ -149,7 +149,7 @@ func (s *Sandbox) changeMembership(a *account, seg *segment, ref profileRef, act
 			id = p.Identity
 		}
 	}
-	if badIdentity(id) || s.knobs.matches(id) {
+	if badIdentity(id) || s.knobs.passesOver(id) {
 		a.logError(s.now(), 0, "update segment", "user was skipped; Segment ID %d, Customer Segment ID %s, User Identity %s", seg.ID, seg.Key, id)
 		return
 	}

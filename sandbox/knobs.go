@@ -26,8 +26,8 @@ type Knobs struct {
 	// repeated call may succeed with.
 	PartialRate float64 `json:"partial_rate"`
 	// PartialPattern refuses every upload record whose identity matches, finally,
-	// with PartialCode; an API segment passes such a user over without a word in
-	// the answer.
+	// with PartialCode. Without a PartialCode, an API segment passes such a user over
+	// too, without a word in the answer.
 	PartialPattern string `json:"partial_pattern"`
 	// PartialCode is that code, 523 when 0. 515 and 516 refuse only records that
 	// have an Email or a Phone.
@@ -133,11 +133,11 @@ func (b *knobBox) draw(method, path string) fate {
 	return f
 }
 
-// matches reports whether an identity is one of those to be refused.
-func (b *knobBox) matches(identity string) bool {
+// passesOver reports whether an API segment does not take an identity.
+func (b *knobBox) passesOver(identity string) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.pattern != nil && b.pattern.MatchString(identity)
+	return b.k.PartialCode == 0 && b.pattern != nil && b.pattern.MatchString(identity)
 }
 
 // refuses says with which code an upload record is refused, 0 for not.

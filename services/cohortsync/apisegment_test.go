@@ -130,23 +130,25 @@ func TestAChangedColumnWritesTheProfileAndLeavesTheSegmentAlone(t *testing.T) {
 // profile is what the sandbox has of an identity, nil when it knows none.
 func (r *rig) profile(identity string) map[string]any {
 	r.t.Helper()
-	req, err := http.NewRequest(http.MethodGet, r.url+"/1/profile.json?identity="+identity, nil)
+	rec, _ := r.api(http.MethodGet, "/1/profile.json?identity="+identity, "")["record"].(map[string]any)
+	data, _ := rec["profileData"].(map[string]any)
+	return data
+}
+
+func (r *rig) post(path, body string) map[string]any { return r.api(http.MethodPost, path, body) }
+
+// api makes a call to the sandbox with the account's credentials.
+func (r *rig) api(method, path, body string) (out map[string]any) {
+	r.t.Helper()
+	req, err := http.NewRequest(method, r.url+path, strings.NewReader(body))
 	require.NoError(r.t, err)
 	req.Header.Set("X-Clevertap-Account-Id", account)
 	req.Header.Set("X-Clevertap-Passcode", passcode)
 	resp, err := http.DefaultClient.Do(req)
 	require.NoError(r.t, err)
 	defer resp.Body.Close()
-	var out struct {
-		Record *struct {
-			Data map[string]any `json:"profileData"`
-		} `json:"record"`
-	}
 	require.NoError(r.t, json.NewDecoder(resp.Body).Decode(&out))
-	if out.Record == nil {
-		return nil
-	}
-	return out.Record.Data
+	return out
 }
 
 // Membership and column types are those the custom list has.
