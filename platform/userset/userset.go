@@ -124,7 +124,7 @@ func valid32(c *cursor) bool {
 			return false
 		}
 		last = key
-		ok := false
+		var ok bool
 		switch {
 		case runs != nil && runs[i/8]>>(i%8)&1 == 1:
 			ok = validRuns(c)

@@ -172,4 +172,3 @@ func FuzzRead(f *testing.F) {
 		}
 	})
 }
-

@@ -201,8 +201,7 @@ func TestAFullRunTakesOutByNameWhoIsInTheLedgerAndNotInTheCohort(t *testing.T) {
 	r.balanced(r.ok(run))
 	require.EqualValues(t, 2, run.GetTotals().GetRemoved(), "a changed identifier takes nobody out of the cohort")
 	require.EqualValues(t, 1, run.GetTotals().GetUpdated())
-	want := append(all[3:len(all):len(all)], 2)
-	require.Equal(t, r.identifiers(want...), r.segment("Buy"))
+	require.Equal(t, r.identifiers(append([]uint64{2}, all[3:]...)...), r.segment("Buy"))
 	_, by := asked.take()
 	require.Len(t, by[createPath], 1, "a full run makes sure that the segment is there")
 }

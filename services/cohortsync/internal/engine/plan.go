@@ -379,7 +379,7 @@ func (p *planner) member(m channel.Member, identified bool, change diff.Change) 
 		}
 	}
 	p.totals.Pending++
-	if p.traits.RemovesByCall && !(p.run.Full && p.traits.FullReplaces) {
+	if p.traits.RemovesByCall && (!p.run.Full || !p.traits.FullReplaces) {
 		p.adding = append(p.adding, xxhash.Sum64String(e.Identifier))
 	}
 	return p.put(p.builder(op), e, flags, enc.Record)
