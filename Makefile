@@ -67,7 +67,7 @@ model: ## Random histories against a model of ingestion: SEEDS=n from seed FIRST
 	cd services/ingestion && COHORTBRIDGE_MODEL_SEEDS=$(SEEDS) COHORTBRIDGE_MODEL_FIRST=$(FIRST) go test -count=1 -timeout $(MODEL_TIMEOUT) ./modeltest
 
 FUZZTIME ?= 60s
-FUZZ_MODULES := platform services/ingestion
+FUZZ_MODULES := platform services/ingestion services/cohortsync
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (60s), one after the other.
 	@set -o pipefail; for m in $(FUZZ_MODULES); do cd $(CURDIR)/$$m; for p in $$(grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u); do \

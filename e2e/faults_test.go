@@ -11,7 +11,7 @@ import (
 )
 
 func TestARunConvergesAgainstAFailingCleverTapAndItsOutcomesAddUp(t *testing.T) {
-	for _, channel := range []registryv1.CleverTap_Channel{registryv1.CleverTap_CHANNEL_PARTNER, registryv1.CleverTap_CHANNEL_CUSTOM_LIST} {
+	for _, channel := range []registryv1.CleverTap_Channel{registryv1.CleverTap_CHANNEL_PARTNER, registryv1.CleverTap_CHANNEL_CUSTOM_LIST, registryv1.CleverTap_CHANNEL_API_SEGMENT} {
 		t.Run(channel.String(), func(t *testing.T) {
 			p := harness.Standalone(t, t.TempDir(), slices.Concat(harness.FastRetries, []string{"--sandbox-addr", "127.0.0.1:0"})...)
 			c := p.Client(t)

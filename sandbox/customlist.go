@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bufio"
 	"crypto/rand"
 	"encoding/csv"
 	"encoding/hex"
@@ -14,12 +15,53 @@ import (
 )
 
 // upload is a presigned URL and the file put there. Files are kept on disk, a
-// list may be large.
+// list may be large; they have no name there, so that a process that is killed
+// leaves nothing behind.
 type upload struct {
 	token   string
-	file    string
+	file    *os.File
 	expires time.Time
 	size    int64
+}
+
+// drop forgets the file.
+func (u *upload) drop() {
+	if u.file != nil {
+		_ = u.file.Close() // nobody reads it any more
+		u.file = nil
+	}
+}
+
+// keptFiles bounds the files an account has open; the oldest URL goes first.
+const keptFiles = 100
+
+func (a *account) boundFiles() {
+	open := 0
+	var oldest *upload
+	for _, u := range a.uploads {
+		if u.file == nil {
+			continue
+		}
+		if open++; oldest == nil || u.expires.Before(oldest.expires) {
+			oldest = u
+		}
+	}
+	if open > keptFiles {
+		oldest.drop()
+		delete(a.uploads, oldest.token)
+	}
+}
+
+// nameless makes a temporary file and takes its name away.
+func nameless() (*os.File, error) {
+	f, err := os.CreateTemp("", "cohortbridge-sandbox-*.csv")
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Remove(f.Name()); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
 }
 
 // mail is a message CleverTap would have sent about a list.
@@ -67,24 +109,22 @@ func (s *Sandbox) putList(w http.ResponseWriter, r *http.Request) {
 		deny(411, "MissingContentLength")
 		return
 	}
-	f, err := os.CreateTemp("", "cohortbridge-sandbox-*.csv")
+	f, err := nameless()
 	if err != nil {
 		deny(500, "InternalError")
 		return
 	}
 	n, err := io.Copy(f, r.Body)
-	if err = errors.Join(err, f.Close()); err != nil {
-		_ = os.Remove(f.Name()) // half a file is of no use
+	if err != nil {
+		_ = f.Close() // half a file is of no use
 		deny(400, "IncompleteBody")
 		return
 	}
 	a.mu.Lock()
-	old := u.file
-	u.file, u.size = f.Name(), n
+	u.drop() // replaced by this upload
+	u.file, u.size = f, n
+	a.boundFiles()
 	a.mu.Unlock()
-	if old != "" {
-		_ = os.Remove(old) // replaced by this upload
-	}
 	w.WriteHeader(http.StatusOK)
 }
 
@@ -113,7 +153,7 @@ func (s *Sandbox) listCompleted(a *account, w http.ResponseWriter, r *http.Reque
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	u := a.uploads[token]
-	if u == nil || u.file == "" {
+	if u == nil || u.file == nil {
 		fail(w, 400, "No file was uploaded to this url")
 		return
 	}
@@ -145,7 +185,7 @@ func (s *Sandbox) listCompleted(a *account, w http.ResponseWriter, r *http.Reque
 // processList reads the file and swaps the segment's content. Users CleverTap
 // doesn't know are ignored. The account's mu is held.
 func (s *Sandbox) processList(a *account, seg *segment, u *upload, email string, fails bool) {
-	members, err := readList(u.file, func(id string) bool { return a.profiles[id] != nil })
+	members, err := readList(u, func(id string) bool { return a.profiles[id] != nil })
 	if fails && err == nil {
 		err = errors.New("knob list_fails")
 	}
@@ -159,13 +199,11 @@ func (s *Sandbox) processList(a *account, seg *segment, u *upload, email string,
 	a.outbox = append(a.outbox, mail{s.now(), email, subject})
 }
 
-func readList(path string, known func(string) bool) (map[string]struct{}, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
+func readList(u *upload, known func(string) bool) (map[string]struct{}, error) {
+	if u.file == nil {
+		return nil, errors.New("the file is gone")
 	}
-	defer func() { _ = f.Close() }() // only read from
-	r := csv.NewReader(f)
+	r := csv.NewReader(bufio.NewReaderSize(io.NewSectionReader(u.file, 0, u.size), 1<<16))
 	r.FieldsPerRecord, r.ReuseRecord = 2, true
 	head, err := r.Read()
 	if err != nil || !strings.EqualFold(head[0], "Type") || !strings.EqualFold(head[1], "Identity") {

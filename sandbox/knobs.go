@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"regexp"
+	"strings"
 	"sync"
 	"time"
 )
@@ -14,6 +15,8 @@ import (
 type Knobs struct {
 	// LatencyMS is added to every API call, in milliseconds.
 	LatencyMS int `json:"latency_ms"`
+	// LatencyByPath is added on top, by path, e.g. {"/1/upload": 300}.
+	LatencyByPath map[string]int `json:"latency_by_path,omitempty"`
 	// Rate429 is the share of calls refused as too many, 0 to 1.
 	Rate429 float64 `json:"rate_429"`
 	// Rate5xx is the share of calls answered 500, 502 or 503; half of them after
@@ -22,8 +25,22 @@ type Knobs struct {
 	// PartialRate is the share of upload records refused with code 555, which a
 	// repeated call may succeed with.
 	PartialRate float64 `json:"partial_rate"`
-	// PartialPattern refuses every upload record whose identity matches, finally.
+	// PartialPattern refuses every upload record whose identity matches, finally,
+	// with PartialCode. Without a PartialCode, an API segment passes such a user over
+	// too, without a word in the answer.
 	PartialPattern string `json:"partial_pattern"`
+	// PartialCode is that code, 523 when 0. 515 and 516 refuse only records that
+	// have an Email or a Phone.
+	PartialCode int `json:"partial_code"`
+	// FailWith200 answers every call that changes something with 200 and status
+	// fail, without its effect.
+	FailWith200 bool `json:"fail_with_200"`
+	// SchemaDrop accepts uploads and loses events and custom properties to the
+	// Error Stream, as a strict schema does.
+	SchemaDrop bool `json:"schema_drop"`
+	// CursorPending is how many polls of a page of an export answer that it is
+	// still in progress.
+	CursorPending int `json:"cursor_pending"`
 	// WrongRegion answers every call as the host of another region: 401.
 	WrongRegion bool `json:"wrong_region"`
 	// ListDelayMS delays the processing of a custom list, in milliseconds.
@@ -41,8 +58,15 @@ func (k Knobs) Validate() error {
 			return fmt.Errorf("%s: want a share between 0 and 1", name)
 		}
 	}
-	if k.LatencyMS < 0 || k.ListDelayMS < 0 {
-		return fmt.Errorf("latency_ms and list_delay_ms can't be negative")
+	for name, n := range map[string]int{"latency_ms": k.LatencyMS, "list_delay_ms": k.ListDelayMS, "cursor_pending": k.CursorPending, "partial_code": k.PartialCode} {
+		if n < 0 {
+			return fmt.Errorf("%s: can't be negative", name)
+		}
+	}
+	for path, n := range k.LatencyByPath {
+		if n < 0 || !strings.HasPrefix(path, "/") {
+			return fmt.Errorf("latency_by_path: want a path and milliseconds, not %q: %d", path, n)
+		}
 	}
 	if _, err := regexp.Compile(k.PartialPattern); err != nil {
 		return fmt.Errorf("partial_pattern: %w", err)
@@ -57,6 +81,7 @@ type fate struct {
 	fail    int  // answer this 5xx, 0 for none
 	after   bool // fail after the call took effect
 	region  bool
+	refuse  bool // answer 200 with status fail
 }
 
 type knobBox struct {
@@ -96,10 +121,10 @@ func (b *knobBox) get() Knobs {
 	return b.k
 }
 
-func (b *knobBox) draw() fate {
+func (b *knobBox) draw(method, path string) fate {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	f := fate{latency: time.Duration(b.k.LatencyMS) * time.Millisecond, region: b.k.WrongRegion}
+	f := fate{latency: time.Duration(b.k.LatencyMS+b.k.LatencyByPath[path]) * time.Millisecond, region: b.k.WrongRegion, refuse: b.k.FailWith200 && method == http.MethodPost}
 	f.too = b.rng.Float64() < b.k.Rate429
 	if b.rng.Float64() < b.k.Rate5xx {
 		f.fail = []int{http.StatusInternalServerError, http.StatusBadGateway, http.StatusServiceUnavailable}[b.rng.IntN(3)]
@@ -108,12 +133,26 @@ func (b *knobBox) draw() fate {
 	return f
 }
 
+// passesOver reports whether an API segment does not take an identity.
+func (b *knobBox) passesOver(identity string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.k.PartialCode == 0 && b.pattern != nil && b.pattern.MatchString(identity)
+}
+
 // refuses says with which code an upload record is refused, 0 for not.
-func (b *knobBox) refuses(identity string) int {
+func (b *knobBox) refuses(identity string, data map[string]any) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.pattern != nil && b.pattern.MatchString(identity) {
-		return 523
+		needs, ok := map[int]string{515: "Email", 516: "Phone"}[b.k.PartialCode]
+		switch _, has := data[needs]; {
+		case ok && !has:
+		case b.k.PartialCode != 0:
+			return b.k.PartialCode
+		default:
+			return 523
+		}
 	}
 	if b.k.PartialRate > 0 && b.rng.Float64() < b.k.PartialRate {
 		return 555

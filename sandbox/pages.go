@@ -4,6 +4,7 @@ import (
 	_ "embed"
 	"html/template"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -23,7 +24,7 @@ type SegmentInfo struct {
 	Name string `json:"name"`
 	// Type is what CleverTap's column shows, e.g. "Partner - Mixpanel".
 	Type string `json:"type"`
-	// Key is the partner's segment id, or the list's name.
+	// Key is the partner's segment id, the list's name, or the customer_segment_id.
 	Key string `json:"key"`
 	// Size is the number of members.
 	Size int `json:"size"`
@@ -162,6 +163,52 @@ func (s *Sandbox) jsonEvents(w http.ResponseWriter, r *http.Request) {
 		a.mu.Unlock()
 	}
 	writeJSON(w, 200, out)
+}
+
+// StreamEntry is a line of the Error Stream.
+type StreamEntry struct {
+	// Account is the account it is in.
+	Account string `json:"account"`
+	// Time is when it was written.
+	Time time.Time `json:"time"`
+	// Code is the record's code, 0 when there is none.
+	Code int `json:"code"`
+	// Source is the API it came from.
+	Source string `json:"source"`
+	// Detail says what was wrong with what.
+	Detail string `json:"detail"`
+}
+
+// ErrorStream is the answer of GET /sandbox/errors.
+type ErrorStream struct {
+	// Errors are the entries that are kept, the newest first.
+	Errors []StreamEntry `json:"errors"`
+}
+
+func (s *Sandbox) errorStream(r *http.Request) []StreamEntry {
+	out := []StreamEntry{}
+	for _, a := range s.accountsOf(r) {
+		a.mu.Lock()
+		for _, e := range a.errors {
+			out = append(out, StreamEntry{a.id, e.Time, e.Code, e.Source, e.Detail})
+		}
+		a.mu.Unlock()
+	}
+	slices.Reverse(out)
+	slices.SortStableFunc(out, func(a, b StreamEntry) int { return b.Time.Compare(a.Time) })
+	return out
+}
+
+func (s *Sandbox) jsonErrors(w http.ResponseWriter, r *http.Request) {
+	writeJSON(w, 200, ErrorStream{s.errorStream(r)})
+}
+
+// shownErrors bounds the entries a page lists.
+const shownErrors = 200
+
+func (s *Sandbox) htmlErrors(w http.ResponseWriter, r *http.Request) {
+	list := s.errorStream(r)
+	render(w, "errors", map[string]any{"Errors": list[:min(shownErrors, len(list))], "More": max(0, len(list)-shownErrors)})
 }
 
 func (s *Sandbox) jsonRequests(w http.ResponseWriter, _ *http.Request) {

@@ -11,7 +11,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 )
@@ -94,11 +93,18 @@ func New(cfg Config) (*Sandbox, error) {
 // Handler serves the API, the sandbox's own JSON under /sandbox/ and the pages.
 func (s *Sandbox) Handler() http.Handler { return s.mux }
 
-// Close ends the processing of custom lists that is under way.
+// Close ends the processing of custom lists that is under way, and drops their files.
 func (s *Sandbox) Close() {
 	s.once.Do(func() { close(s.stop) })
 	s.campaign.CloseIdleConnections()
 	s.pending.Wait()
+	for _, a := range s.accounts {
+		a.mu.Lock()
+		for _, u := range a.uploads {
+			u.drop()
+		}
+		a.mu.Unlock()
+	}
 }
 
 // Concurrency limits per account (https://developer.clevertap.com/docs/api-request-limit).
@@ -114,7 +120,12 @@ func (s *Sandbox) routes() {
 	api("POST /1/upload", "upload", uploadLimit, s.upload)
 	api("POST /get_custom_list_segment_url", "list", otherLimit, s.listURL)
 	api("POST /upload_custom_list_segment_completed", "list", otherLimit, s.listCompleted)
+	api("POST /api/createSegment", "create segment", otherLimit, s.createSegment)
+	api("POST /api/updateSegment", "update segment", otherLimit, s.updateSegment)
 	api("GET /1/profile.json", "profiles", otherLimit, s.profile)
+	api("POST /1/profiles.json", "profiles", otherLimit, s.openProfiles)
+	api("GET /1/profiles.json", "profiles", otherLimit, s.pageProfiles)
+	api("POST /1/delete/profiles.json", "delete", otherLimit, s.deleteProfiles)
 	// The private partner endpoint is not public; this path exists only here.
 	api("POST /partner/mixpanel/cohort", "partner", uploadLimit, s.partner)
 	s.mux.HandleFunc("PUT /s3/{token}", s.putList)
@@ -125,10 +136,12 @@ func (s *Sandbox) routes() {
 	s.mux.HandleFunc("GET /sandbox/segments/{id}/members", s.jsonMembers)
 	s.mux.HandleFunc("GET /sandbox/statistics", s.jsonStatistics)
 	s.mux.HandleFunc("GET /sandbox/events", s.jsonEvents)
+	s.mux.HandleFunc("GET /sandbox/errors", s.jsonErrors)
 	s.mux.HandleFunc("GET /sandbox/requests", s.jsonRequests)
 	s.mux.HandleFunc("POST /sandbox/campaign", s.postCampaign)
 	s.mux.HandleFunc("GET /{$}", s.htmlSegments)
 	s.mux.HandleFunc("GET /segments/{id}", s.htmlSegment)
+	s.mux.HandleFunc("GET /errors", s.htmlErrors)
 	s.mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, 200, map[string]any{"status": "ok"}) })
 }
 
@@ -158,7 +171,7 @@ func (s *Sandbox) api(group string, limit int, h apiFunc) http.HandlerFunc {
 		note := ""
 		defer func() { s.logCall(r, id, rec.status, note) }()
 		a := s.accounts[id]
-		f := s.knobs.draw()
+		f := s.knobs.draw(r.Method, r.URL.Path)
 		switch {
 		case a == nil:
 			fail(rec, 401, "Account ID is not valid")
@@ -200,6 +213,9 @@ func (s *Sandbox) api(group string, limit int, h apiFunc) http.HandlerFunc {
 		case f.fail != 0:
 			note = "knob rate_5xx"
 			fail(rec, f.fail, http.StatusText(f.fail))
+		case f.refuse:
+			note = "knob fail_with_200"
+			writeJSON(rec, 200, map[string]any{"status": "fail", "error": "The request was not processed (knob fail_with_200)", "code": 400})
 		default:
 			h(a, rec, r)
 		}
@@ -267,32 +283,4 @@ func (s *Sandbox) connect(_ *account, w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	writeJSON(w, 200, map[string]any{"status": "success", "message": "Connected", "code": 200})
-}
-
-// profile reads one user by identity or e-mail.
-func (s *Sandbox) profile(a *account, w http.ResponseWriter, r *http.Request) {
-	q := r.URL.Query()
-	id, email := q.Get("identity"), q.Get("email")
-	if (id == "") == (email == "") {
-		fail(w, 400, "Exactly one of identity and email is needed")
-		return
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	p := a.profiles[id]
-	if id == "" {
-		for _, c := range a.profiles {
-			c.read()
-			if e, _ := c.Fields["Email"].(string); strings.EqualFold(e, email) {
-				p = c
-				break
-			}
-		}
-	}
-	if p == nil {
-		writeJSON(w, 200, map[string]any{"status": "fail", "error": "Profile not found", "code": 404})
-		return
-	}
-	p.read()
-	writeJSON(w, 200, map[string]any{"status": "success", "record": p})
 }

@@ -23,12 +23,13 @@ type segmentKind string
 const (
 	partnerSegment segmentKind = "Partner - Mixpanel"
 	listSegment    segmentKind = "Custom - List Based"
+	apiSegment     segmentKind = "API Segments"
 )
 
 // segment is a named set of identities.
 type segment struct {
 	ID      int64
-	Key     string // partner segment id, or the list's name
+	Key     string // partner segment id, the list's name, or the customer_segment_id
 	Name    string
 	Kind    segmentKind
 	Members map[string]struct{}
@@ -42,13 +43,24 @@ type userEvent struct {
 	Time     time.Time      `json:"time"`
 	Props    map[string]any `json:"properties,omitempty"`
 	sync     *partnerSync   // of a Partner Sync event, instead of Props
+	change   *segmentChange // of a Segment Membership Change event, likewise
 }
 
 // partnerSync is what a Partner Sync event says.
 type partnerSync struct{ name, key, action string }
 
+// segmentChange is what a Segment Membership Change event says.
+type segmentChange struct {
+	name, key, action string
+	id                int64
+}
+
 // shown is the event with its properties.
 func (e userEvent) shown() userEvent {
+	if c := e.change; c != nil {
+		// Underscores in one of the four, as CleverTap has it.
+		e.Props = map[string]any{"Action": c.action, "Segment Name": c.name, "Segment ID": c.id, "Customer_Segment_ID": c.key}
+	}
 	if e.sync != nil {
 		e.Props = map[string]any{
 			"Partner Segment Name": e.sync.name, "Partner Segment ID": e.sync.key, "Action": e.sync.action, "CT Source": "Mixpanel", "Partner Name": "Mixpanel",
@@ -79,6 +91,7 @@ type account struct {
 	nextSegment int64
 	sessions    map[string]*session
 	uploads     map[string]*upload
+	cursors     map[string]*cursor
 	events      []userEvent
 	eventTotals map[string]int64
 	errors      []streamEntry
@@ -91,7 +104,7 @@ func newAccount(id, passcode string) *account {
 	return &account{
 		id: id, passcode: passcode,
 		profiles: map[string]*profile{}, segments: map[string]*segment{}, nextSegment: 1_700_000_000,
-		sessions: map[string]*session{}, uploads: map[string]*upload{}, eventTotals: map[string]int64{},
+		sessions: map[string]*session{}, uploads: map[string]*upload{}, cursors: map[string]*cursor{}, eventTotals: map[string]int64{},
 		inFlight: map[string]int{}, peak: map[string]int{},
 	}
 }

@@ -66,13 +66,20 @@ func (s *Sandbox) uploadOne(a *account, raw json.RawMessage, dry bool) (int, str
 		return 524, "Type must be event or profile."
 	}
 	id := identityText(rec.Identity)
+	if id == "" && rec.ObjectID != "" {
+		p := a.byObjectID(rec.ObjectID)
+		if p == nil {
+			return 526, "CleverTap ID is invalid."
+		}
+		id = p.Identity
+	}
 	if badIdentity(id) {
 		return 523, "Identity value cannot be undefined or null, and identity, fbId, gpId and objectId must be shorter than 1024 characters."
 	}
-	if code := s.knobs.refuses(id); code == 555 {
+	if code := s.knobs.refuses(id, rec.ProfileData); code == 555 {
 		return 555, "Something went wrong on our side."
 	} else if code != 0 {
-		return code, "Identity value cannot be undefined or null (refused by pattern)."
+		return code, "Refused by the knob partial_pattern."
 	}
 	if ts, ok := rec.TS.(float64); rec.TS != nil && (!ok || ts <= 0 || ts != math.Trunc(ts)) {
 		return 525, "Timestamp should be present in the Unix Epoch format."
@@ -88,16 +95,27 @@ func (s *Sandbox) uploadOne(a *account, raw json.RawMessage, dry bool) (int, str
 	}
 	p := a.upsert(id)
 	p.read()
+	drop := s.knobs.get().SchemaDrop
 	for k, v := range rec.ProfileData {
+		if drop && !systemFields[k] {
+			a.logError(s.now(), 0, "upload", "undefined user property was dropped: %s", k)
+			continue
+		}
 		p.apply(k, v)
 	}
 	return 0, ""
 }
 
+// systemFields are the profile fields that every account has.
+var systemFields = map[string]bool{
+	"Name": true, "Email": true, "Phone": true, "Gender": true, "Employed": true, "Education": true, "Married": true, "Age": true, "DOB": true,
+	"Photo": true, "Tz": true, "Timezone": true, "Customer Type": true, "MSG-email": true, "MSG-push": true, "MSG-sms": true, "MSG-whatsapp": true,
+}
+
 var reservedEvents = map[string]bool{
 	"notificationsent": true, "notificationviewed": true, "notificationclicked": true, "notificationdelivered": true, "notificationreplied": true,
 	"utmvisited": true, "applaunched": true, "appuninstalled": true, "appversionchanged": true, "stayed": true, "replysent": true,
-	"experimentrendered": true, "reachableby": true, "identityset": true, "identityreset": true, "identityerror": true, "partnersync": true,
+	"experimentrendered": true, "reachableby": true, "identityset": true, "identityreset": true, "identityerror": true, "partnersync": true, "segmentmembershipchange": true,
 }
 
 func (s *Sandbox) uploadEvent(a *account, id string, rec uploadRecord, dry bool) (int, string) {
@@ -112,6 +130,10 @@ func (s *Sandbox) uploadEvent(a *account, id string, rec uploadRecord, dry bool)
 	}
 	if !dry {
 		a.upsert(id)
+		if s.knobs.get().SchemaDrop {
+			a.logError(s.now(), 0, "upload", "undefined event was dropped: %s", rec.EvtName)
+			return 0, ""
+		}
 		a.raise(userEvent{Identity: id, Event: rec.EvtName, Time: s.now(), Props: rec.EvtData})
 	}
 	return 0, ""

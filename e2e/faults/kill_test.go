@@ -18,7 +18,7 @@ import (
 const kills = 20
 
 func TestKilledDuringSyncsTheSegmentEndsEqualToTheCohort(t *testing.T) {
-	for _, channel := range []registryv1.CleverTap_Channel{registryv1.CleverTap_CHANNEL_PARTNER, registryv1.CleverTap_CHANNEL_CUSTOM_LIST} {
+	for _, channel := range []registryv1.CleverTap_Channel{registryv1.CleverTap_CHANNEL_PARTNER, registryv1.CleverTap_CHANNEL_CUSTOM_LIST, registryv1.CleverTap_CHANNEL_API_SEGMENT} {
 		t.Run(channel.String(), func(t *testing.T) { killSyncs(t, channel) })
 	}
 }

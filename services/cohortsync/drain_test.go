@@ -22,6 +22,9 @@ func TestCallsCutOffByADrainAreRepeated(t *testing.T) {
 		"PARTNER":             {partner, "/partner"},
 		"CUSTOM_LIST upload":  {customList, "/1/upload"},
 		"CUSTOM_LIST publish": {customList, "/upload_custom_list"},
+		"API_SEGMENT create":  {apiSegment, createPath},
+		"API_SEGMENT upload":  {apiSegment, uploadPath},
+		"API_SEGMENT update":  {apiSegment, updatePath},
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := newGate(at.path)
@@ -31,7 +34,7 @@ func TestCallsCutOffByADrainAreRepeated(t *testing.T) {
 			})
 			r.cfg.RetryTries = 1 // a call that is cut off is no try
 			r.restart()
-			all := r.people(8000)
+			all := r.people(map[channelKind]uint64{partner: 8000, customList: 8000, apiSegment: 800}[at.kind])
 			r.world.SetLeaf("Buy", all...)
 			s := r.sync("Buy", oneTime)
 			g.closed.Store(true)

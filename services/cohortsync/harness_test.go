@@ -38,6 +38,7 @@ type channelKind = registryv1.CleverTap_Channel
 const (
 	partner    = registryv1.CleverTap_CHANNEL_PARTNER
 	customList = registryv1.CleverTap_CHANNEL_CUSTOM_LIST
+	apiSegment = registryv1.CleverTap_CHANNEL_API_SEGMENT
 )
 
 // rig is a running system with a sandbox as its CleverTap.
@@ -100,6 +101,18 @@ func newRig(t *testing.T, kind channelKind, knobs sandbox.Knobs, wrap func(http.
 func (r *rig) connector(id int64, kind channelKind, pass string) {
 	r.world.SetConnector(1, id, &registryv1.CleverTap{AccountId: account, Region: "eu1", HostUrl: r.url, PartnerUrl: r.url + "/partner/mixpanel/cohort", Channel: kind, AdminEmail: "admin@example.org"}, pass)
 }
+
+// columns makes a connector that exports the properties under their own names.
+func (r *rig) columns(id int64, kind channelKind, properties ...string) {
+	ct := &registryv1.CleverTap{AccountId: account, Region: "eu1", HostUrl: r.url, PartnerUrl: r.url + "/partner/mixpanel/cohort", Channel: kind, AdminEmail: "admin@example.org"}
+	for _, p := range properties {
+		ct.Columns = append(ct.Columns, &registryv1.Column{Property: p})
+	}
+	r.world.SetConnector(1, id, ct, passcode)
+}
+
+// How long something may take that happens soon, and how often it is looked for.
+const waitFor, tick = 30 * time.Second, 10 * time.Millisecond
 
 func (r *rig) start() {
 	r.t.Helper()

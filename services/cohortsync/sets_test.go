@@ -32,8 +32,8 @@ func (r *rig) cohort(name string, def *typev1.Expression) *cohortsyncv1.Cohort {
 	return c.GetCohort()
 }
 
-// upload sends a CSV in pieces of a few bytes.
-func (r *rig) upload(cohort string, mode cohortsyncv1.UploadIdsRequest_Mode, csv string) (*cohortsyncv1.UploadIdsResponse, error) {
+// uploadIDs sends a CSV in pieces of a few bytes.
+func (r *rig) uploadIDs(cohort string, mode cohortsyncv1.UploadIdsRequest_Mode, csv string) (*cohortsyncv1.UploadIdsResponse, error) {
 	r.t.Helper()
 	st, err := r.Cohorts.UploadIds(r.ctx)
 	require.NoError(r.t, err)
@@ -69,29 +69,29 @@ func TestUploadedIDsAreReplacedExtendedAndReducedAsAWhole(t *testing.T) {
 	require.Equal(t, "of the uploaded ids", c.GetSummary())
 	require.Empty(t, r.memberIDs(c.GetName()))
 
-	got, err := r.upload(c.GetName(), 0, "\ufeff$distinct_id,marker\nu1,x\nu2,x\nu1,x\nnull,x\n,x\nu3,x\n")
+	got, err := r.uploadIDs(c.GetName(), 0, "\ufeff$distinct_id,marker\nu1,x\nu2,x\nu1,x\nnull,x\n,x\nu3,x\n")
 	require.NoError(t, err)
 	require.Equal(t, []int64{6, 3, 3, 2}, []int64{got.GetLines(), got.GetUsers(), got.GetTotal(), got.GetRefused()})
 	require.EqualValues(t, 5, got.GetRefusedLines()[0].GetLine())
 	require.Equal(t, []string{"u1", "u2", "u3"}, r.memberIDs(c.GetName()))
-	_, err = r.upload(c.GetName(), cohortsyncv1.UploadIdsRequest_MODE_ADD, "distinct_id\nu4\nu1\n")
+	_, err = r.uploadIDs(c.GetName(), cohortsyncv1.UploadIdsRequest_MODE_ADD, "distinct_id\nu4\nu1\n")
 	require.NoError(t, err)
-	got, err = r.upload(c.GetName(), cohortsyncv1.UploadIdsRequest_MODE_REMOVE, "distinct_id\nu2\nu9\n")
+	got, err = r.uploadIDs(c.GetName(), cohortsyncv1.UploadIdsRequest_MODE_REMOVE, "distinct_id\nu2\nu9\n")
 	require.NoError(t, err)
 	require.EqualValues(t, 3, got.GetTotal())
 	require.Equal(t, []string{"u1", "u3", "u4"}, r.memberIDs(c.GetName()))
 
 	for csv, want := range map[string]string{"": "is empty", "id\nu5\n": "line 1 must name", "distinct_id\nu5\n\"u6\n": "line 3"} {
-		_, err := r.upload(c.GetName(), 0, csv)
+		_, err := r.uploadIDs(c.GetName(), 0, csv)
 		require.Equal(t, codes.InvalidArgument, status.Code(err), csv)
 		require.ErrorContains(t, err, want)
 		require.Equal(t, []string{"csv"}, fields(t, err))
 	}
 	require.Equal(t, []string{"u1", "u3", "u4"}, r.memberIDs(c.GetName()), "a CSV that can't be read changes nothing")
 	other := r.cohort("Buyers", benchkit.Did("Buy"))
-	_, err = r.upload(other.GetName(), 0, "distinct_id\nu1\n")
+	_, err = r.uploadIDs(other.GetName(), 0, "distinct_id\nu1\n")
 	require.Equal(t, codes.FailedPrecondition, status.Code(err))
-	_, err = r.upload("projects/1/cohorts/999", 0, "distinct_id\nu1\n")
+	_, err = r.uploadIDs("projects/1/cohorts/999", 0, "distinct_id\nu1\n")
 	require.Equal(t, codes.NotFound, status.Code(err))
 
 	// It syncs, and serves other cohorts, as any other.

@@ -13,7 +13,7 @@ import (
 )
 
 func eachChannel(t *testing.T, test func(t *testing.T, kind channelKind)) {
-	for name, kind := range map[string]channelKind{"PARTNER": partner, "CUSTOM_LIST": customList} {
+	for name, kind := range map[string]channelKind{"PARTNER": partner, "CUSTOM_LIST": customList, "API_SEGMENT": apiSegment} {
 		t.Run(name, func(t *testing.T) { test(t, kind) })
 	}
 }
@@ -164,13 +164,9 @@ func TestSegmentTypesAreThoseOfTheChannels(t *testing.T) {
 		r.ok(r.run(s))
 		segs := get[sandbox.Segments](r, "/sandbox/segments").Segments
 		require.Len(t, segs, 1)
-		want := "Partner - Mixpanel"
-		if kind == customList {
-			want = "Custom - List Based"
-		} else {
-			require.Equal(t, segs[0].Key, s.GetCohort()[strings.LastIndex(s.GetCohort(), "/")+1:], "the partner segment's id is the cohort's")
-		}
-		require.Equal(t, want, segs[0].Type)
+		id := s.GetCohort()[strings.LastIndex(s.GetCohort(), "/")+1:]
+		want := map[channelKind][2]string{partner: {"Partner - Mixpanel", id}, customList: {"Custom - List Based", "Cohort of Buy"}, apiSegment: {"API Segments", "cohortbridge_1_" + id}}[kind]
+		require.Equal(t, want, [2]string{segs[0].Type, segs[0].Key}, "a segment is known by the cohort's id, a list by its name")
 		got, err := r.Syncs.GetSync(r.ctx, &cohortsyncv1.GetSyncRequest{Name: s.GetName()})
 		require.NoError(t, err)
 		require.Equal(t, cohortsyncv1.Sync_STATE_COMPLETED, got.GetSync().GetState())

@@ -243,7 +243,7 @@ type connectorFlags struct {
 
 func (f *connectorFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.region, "region", "eu1", "data center: eu1, in1, sg1, us1, aps3, mec1")
-	c.Flags().StringVar(&f.channel, "channel", "PARTNER", "PARTNER or CUSTOM_LIST")
+	c.Flags().StringVar(&f.channel, "channel", "PARTNER", "PARTNER, CUSTOM_LIST or API_SEGMENT")
 	c.Flags().StringVar(&f.host, "host-url", "", "base URL instead of the region's, e.g. http://127.0.0.1:8090 for the sandbox")
 	c.Flags().StringVar(&f.partner, "partner-url", "", "URL of the partner channel, given by CleverTap")
 	c.Flags().StringVar(&f.email, "admin-email", "", "address of an admin of the CleverTap account; CUSTOM_LIST needs it")

@@ -90,6 +90,8 @@ type Batch struct {
 	Page, Pages int
 	// Records are what Encode and Removal gave.
 	Records [][]byte
+	// Identifiers are the users', by position.
+	Identifiers []string
 }
 
 // Refusal is one record that the destination did not store.
@@ -100,6 +102,9 @@ type Refusal struct {
 	Code int
 	// Retryable says that it may be stored when sent again.
 	Retryable bool
+	// Amended says that what it was refused for was left out: it is to be sent
+	// again at once.
+	Amended bool
 }
 
 // Traits say how a channel is to be used.
@@ -115,6 +120,10 @@ type Traits struct {
 	// FullReplaces says that a full run's batches replace the segment.
 	FullReplaces bool
 }
+
+// ByName says that nothing takes a user out but a call with the identifier, so
+// that whoever writes to the segment must know all who are in it.
+func (t Traits) ByName() bool { return t.RemovesByCall && !t.FullReplaces }
 
 // Channel writes and sends users.
 type Channel interface {
@@ -140,6 +149,27 @@ type Publisher interface {
 	// Publish makes the calls that put file, of size bytes, in the segment's
 	// place, and returns how many calls it made.
 	Publish(ctx context.Context, s Segment, file io.ReaderAt, size int64) (calls int, err error)
+}
+
+// Preparer is a channel whose users are first written as profiles and then put
+// into a segment that has to be made, by two kinds of calls. Its batches take
+// users out by name; an Update changes profiles only.
+type Preparer interface {
+	Channel
+	// Open makes the segment. It is done before the batches of a full run, and may
+	// be done again.
+	Open(ctx context.Context, s Segment) error
+	// Prepare writes profiles, what Encode gave, in one call.
+	Prepare(ctx context.Context, records [][]byte) ([]Refusal, error)
+	// PrepareTraits are the limits of those calls: Concurrency and Group.
+	PrepareTraits() Traits
+}
+
+// Amender is a channel that can do without a field that the destination refused.
+type Amender interface {
+	// Amend writes a record without what the code is about, and the warning that
+	// goes with it; nil when the code is about something else.
+	Amend(record []byte, code int) (amended []byte, warning string)
 }
 
 // Config is what a channel is made of.

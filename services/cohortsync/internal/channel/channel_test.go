@@ -40,6 +40,37 @@ func TestUploadRecordHasCleverTapsTypes(t *testing.T) {
 	require.Equal(t, "i,\"a,\"\"b\"\n", c.PublishLine(`a,"b`))
 }
 
+func TestAPISegmentHasTheProfilesOfTheCustomListAndRemovesByIdentity(t *testing.T) {
+	c, list := channel.NewAPISegment(channel.Config{Columns: columns}), channel.NewCustomList(channel.Config{Columns: columns})
+	m := member("123456", `"a@example.org"`, `"Ann"`, "", `"+919876543210"`, `true`)
+	got, skip := c.Encode(m)
+	want, _ := list.Encode(m)
+	require.Empty(t, skip)
+	require.Equal(t, want, got)
+	require.JSONEq(t, `{"identity":"a\"b"}`, string(c.Removal(`a"b`)))
+	require.True(t, c.Traits().ByName())
+	require.False(t, list.Traits().ByName())
+	require.False(t, channel.NewPartner(channel.Config{}).Traits().ByName())
+}
+
+func TestARecordIsAmendedOnlyOfTheFieldItWasRefusedFor(t *testing.T) {
+	c := channel.NewAPISegment(channel.Config{Columns: columns}).(channel.Amender)
+	const rec = `{"type":"profile","identity":"a","profileData":{"Email":"a@example.org","Phone":"+919876543210","n":9007199254740993}}`
+	got, warning := c.Amend([]byte(rec), 515)
+	require.JSONEq(t, `{"type":"profile","identity":"a","profileData":{"Phone":"+919876543210","n":9007199254740993}}`, string(got))
+	require.Contains(t, string(got), "9007199254740993", "other values as they were")
+	require.Equal(t, channel.WarnEmail, warning)
+	again, _ := c.Amend(got, 515)
+	require.Nil(t, again, "there is nothing left to leave out")
+	got, warning = c.Amend(got, 516)
+	require.JSONEq(t, `{"type":"profile","identity":"a","profileData":{"n":9007199254740993}}`, string(got))
+	require.Equal(t, channel.WarnPhone, warning)
+	for _, code := range []int{514, 520, 523, 555, 0} {
+		got, _ := c.Amend([]byte(rec), code)
+		require.Nil(t, got, code)
+	}
+}
+
 func TestBadEmailAndPhoneAreLeftOutWithAWarning(t *testing.T) {
 	c := channel.NewCustomList(channel.Config{Columns: columns})
 	for _, bad := range []string{"x", "@example.org", "a@b", "a b@example.org", "a@exa mple.org", "a@example..org", "a@example.org.", ".a@example.org", "a@-x.org", "a@b@example.org", "ä@example.org", strings.Repeat("a", 65) + "@example.org"} {

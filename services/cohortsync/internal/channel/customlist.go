@@ -11,13 +11,12 @@ import (
 
 // customList upserts profiles by upload and then puts the whole list in the
 // segment's place: it needs nothing enabled on the account.
-type customList struct {
-	cfg     Config
-	columns []column
-}
+type customList struct{ profiles }
 
 // NewCustomList returns the custom list channel.
-func NewCustomList(cfg Config) Publisher { return &customList{cfg: cfg, columns: prepare(cfg.Columns)} }
+func NewCustomList(cfg Config) Publisher {
+	return &customList{profiles{cfg: cfg, columns: prepare(cfg.Columns)}}
+}
 
 // Name implements Channel.
 func (c *customList) Name() string { return "CUSTOM_LIST" }
@@ -27,38 +26,12 @@ func (c *customList) Traits() Traits {
 	return Traits{MaxRecords: clevertap.MaxUploadRecords, MaxBytes: clevertap.MaxUploadBytes - 64, Concurrency: 15, Group: "upload"}
 }
 
-// Encode implements Channel.
-func (c *customList) Encode(m Member) (Encoded, string) {
-	id, skip := identify(m)
-	if skip != "" {
-		return Encoded{}, skip
-	}
-	b := make([]byte, 0, 192)
-	b = append(b, `{"type":"profile","identity":`...)
-	b = append(b, quote(id)...)
-	b = append(b, `,"profileData":{`...)
-	at := len(b)
-	b, warnings := fields(b, c.columns, m.Columns, true)
-	if len(b) > at {
-		b = append(b[:at], b[at+1:]...) // the first field has no comma before it
-	}
-	return Encoded{Identifier: id, Record: append(b, "}}"...), Warnings: warnings}, ""
-}
-
 // Removal implements Channel.
 func (c *customList) Removal(string) []byte { return nil }
 
 // Send implements Channel.
 func (c *customList) Send(ctx context.Context, _ Segment, b Batch) ([]Refusal, error) {
-	refused, err := c.cfg.Client.Upload(ctx, c.cfg.Account, b.Records)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]Refusal, 0, len(refused))
-	for _, r := range refused {
-		out = append(out, Refusal{Index: r.Index, Code: r.Code, Retryable: r.Retryable()})
-	}
-	return out, nil
+	return c.upload(ctx, b.Records)
 }
 
 // PublishLine implements Publisher.

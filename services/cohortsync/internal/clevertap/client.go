@@ -1,5 +1,5 @@
 // Package clevertap is a client of CleverTap's server API: connect check,
-// profile upload, custom lists, and the partner channel's cohort messages. It
+// profile upload, custom lists, API segments, and the partner channel's messages. It
 // makes one HTTP call a method and says precisely what the answer means;
 // retries, concurrency and bookkeeping belong to the caller.
 // Source: https://developer.clevertap.com/docs.

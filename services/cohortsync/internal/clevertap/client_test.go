@@ -185,3 +185,111 @@ func TestOnlyCallableURLsAreTaken(t *testing.T) {
 		require.Equal(t, fault.Invalid, fault.CodeOf(err), bad)
 	}
 }
+
+func TestSegmentIsMadeByItsKeyAndARepeatIsNoError(t *testing.T) {
+	for name, tc := range map[string]struct {
+		status int
+		body   string
+		want   string // words of the failure, empty for none
+		class  clevertap.Class
+	}{
+		"id":                      {200, `{"status":"success","id":1739791829}`, "", 0},
+		"segment_id as text":      {201, `{"segment_id":"1739791829"}`, "", 0},
+		"ct_segment_id, an array": {200, `[{"ct_segment_id":1739791829,"customer_segment_id":"k"}]`, "", 0},
+		"wrapped":                 {200, `{"data":{"segments":[{"id":1}]},"status":"success"}`, "", 0},
+		"taken, by status":        {409, `{"status":"fail","error":"conflict","code":409}`, "", 0},
+		"taken, by words":         {400, `{"status":"fail","error":"Duplicate customer_segment_id","code":400}`, "", 0},
+		"taken, with 200":         {200, `{"status":"fail","error":"Segment already exists"}`, "", 0},
+		"taken, in the array":     {200, `[{"customer_segment_id":"k","status":"fail","error":"already exists"}]`, "", 0},
+		"failed with 200":         {200, `{"status":"fail","error":"not enabled for this account","code":403}`, "not enabled", clevertap.Refused},
+		"failed without a code":   {200, `{"status":"fail","error":"try later"}`, "try later", clevertap.Transient},
+		"failed inside":           {200, `{"status":"partial","segments":[{"status":"fail","error":"bad name","code":400}]}`, "bad name", clevertap.Refused},
+		"refused":                 {401, `{"status":"fail","error":"Invalid Credentials","code":401}`, "Invalid Credentials", clevertap.Refused},
+		"refused, with a trap":    {401, `{"status":"fail","error":"duplicate passcode","code":401}`, "duplicate", clevertap.Refused},
+		"busy":                    {429, `{"status":"fail","error":"Too many concurrent requests","code":429}`, "Too many", clevertap.Throttled},
+		"empty":                   {200, ``, "not CleverTap's JSON", clevertap.Refused},
+		"text":                    {200, `"ok"`, "not CleverTap's JSON", clevertap.Refused},
+		"HTML":                    {200, `<html></html>`, "not CleverTap's JSON", clevertap.Refused},
+	} {
+		c, a, reqs, bodies := script(t, tc.status, tc.body)
+		err := c.CreateSegment(t.Context(), a, "cohortbridge_7_42", `La"psed`)
+		require.JSONEq(t, `[{"segment_name":"La\"psed","customer_segment_id":"cohortbridge_7_42"}]`, (*bodies)[0])
+		require.Equal(t, "/api/createSegment", (*reqs)[0].URL.Path, "no version before the path")
+		if tc.want == "" {
+			require.NoError(t, err, name)
+			continue
+		}
+		e := class(t, err)
+		require.Equal(t, tc.class, e.Class, name)
+		require.Contains(t, e.Error(), tc.want, name)
+	}
+}
+
+func TestSegmentUpdateNamesUsersAndTheKeyAndReadsTheBody(t *testing.T) {
+	users := [][]byte{[]byte(`{"identity":"a"}`), []byte(`{"identity":"b"}`)}
+	c, a, reqs, bodies := script(t, 200, `{"status":"success"}`)
+	require.NoError(t, c.UpdateSegment(t.Context(), a, "k_1", false, users))
+	require.NoError(t, c.UpdateSegment(t.Context(), a, "k_1", true, users[:1]))
+	require.Equal(t, "/api/updateSegment", (*reqs)[0].URL.Path)
+	require.JSONEq(t, `{"bulk_profiles":[{"user_profiles":[{"identity":"a"},{"identity":"b"}],"segments":[{"customer_segment_id":"k_1","action":"ADD"}]}]}`, (*bodies)[0])
+	require.JSONEq(t, `{"bulk_profiles":[{"user_profiles":[{"identity":"a"}],"segments":[{"customer_segment_id":"k_1","action":"REMOVE"}]}]}`, (*bodies)[1])
+	for body, want := range map[string]clevertap.Class{
+		`{"status":"fail","error":"segment was deleted","code":400}`: clevertap.Refused,
+		`{"status":"fail","error":"busy","code":"429"}`:              clevertap.Throttled,
+		`{"status":"fail","error":"down","code":503}`:                clevertap.Transient,
+		`{"status":"fail"}`: clevertap.Transient,
+		``:                  clevertap.Refused,
+	} {
+		c, a, _, _ := script(t, 200, body)
+		require.Equal(t, want, class(t, c.UpdateSegment(t.Context(), a, "k_1", false, users)).Class, body)
+	}
+	// "partial" is no failure: some were taken, and nobody says which.
+	c, a, _, _ = script(t, 200, `{"status":"partial"}`)
+	require.NoError(t, c.UpdateSegment(t.Context(), a, "k_1", false, users))
+}
+
+func TestUploadThatFailsAsAWholeIsReadByItsCode(t *testing.T) {
+	for body, want := range map[string]clevertap.Class{
+		`{"status":"fail","error":"Invalid Credentials","code":401}`:               clevertap.Refused,
+		`{"status":"fail","error":"later","code":503,"unprocessed":[]}`:            clevertap.Transient,
+		`{"status":"fail","error":"Too many concurrent requests","code":429}`:      clevertap.Throttled,
+		`{"status":"fail","processed":0,"unprocessed":[],"error":"what happened"}`: clevertap.Transient,
+	} {
+		c, a, _, _ := script(t, 200, body)
+		_, err := c.Upload(t.Context(), a, [][]byte{[]byte(`{}`)})
+		require.Equal(t, want, class(t, err).Class, body)
+	}
+}
+
+func TestPageFailureIsReadAlsoInCleverTapsOwnForm(t *testing.T) {
+	c, a, _, _ := script(t, 200, `{"status":"fail","error":"Invalid Credentials","code":401}`)
+	e := class(t, c.SendPage(t.Context(), a, clevertap.Page{Action: "members"}))
+	require.Equal(t, clevertap.Refused, e.Class)
+	require.Contains(t, e.Error(), "Invalid Credentials")
+	require.Equal(t, 401, e.Code)
+}
+
+// A redirect could lead a call with the passcode to another host, or into our own network.
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	reached := false
+	inner := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { reached = true }))
+	defer inner.Close()
+	srv := httptest.NewServer(http.RedirectHandler(inner.URL, http.StatusTemporaryRedirect))
+	defer srv.Close()
+	c := clevertap.New(clevertap.Options{Timeout: 2 * time.Second, AllowPrivate: true})
+	defer c.Close()
+	a := clevertap.Account{ID: "A", Passcode: secret, BaseURL: srv.URL, PartnerURL: srv.URL}
+	for name, call := range map[string]func() error{
+		"connect": func() error { return c.Connect(t.Context(), a, "x") },
+		"upload":  func() error { _, err := c.Upload(t.Context(), a, [][]byte{[]byte(`{}`)}); return err },
+		"page":    func() error { return c.SendPage(t.Context(), a, clevertap.Page{Action: "members"}) },
+		"create":  func() error { return c.CreateSegment(t.Context(), a, "k", "n") },
+		"update":  func() error { return c.UpdateSegment(t.Context(), a, "k", false, nil) },
+		"put":     func() error { return c.PutList(t.Context(), srv.URL, strings.NewReader(""), 0, "") },
+	} {
+		e := class(t, call())
+		require.Equal(t, clevertap.Refused, e.Class, name)
+		require.Contains(t, e.Error(), "redirect", name)
+	}
+	require.False(t, reached)
+}

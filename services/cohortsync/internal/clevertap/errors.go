@@ -1,6 +1,7 @@
 package clevertap
 
 import (
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -61,6 +62,12 @@ func (e *Error) Error() string {
 
 // Unwrap returns the private cause. Its text may hold a URL; don't show it.
 func (e *Error) Unwrap() error { return e.cause }
+
+// asError is err as an *Error, nil when it is none.
+func asError(err error) *Error {
+	e, _ := errors.AsType[*Error](err)
+	return e
+}
 
 var emailLike = regexp.MustCompile(`[^\s"'<>:,;]+@[^\s"'<>,;]+`)
 

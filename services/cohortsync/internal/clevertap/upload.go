@@ -16,8 +16,13 @@ const MaxUploadRecords = 1000
 // MaxUploadBytes is our own cap on an upload's body; CleverTap names none.
 const MaxUploadBytes = 4 << 20
 
-// CodeServerSide is the one record code that is worth sending again.
-const CodeServerSide = 555
+// Record codes that are told apart. CodeServerSide is the one that is worth sending
+// again as it was; CodeEmail and CodePhone refuse a record for one of its fields.
+const (
+	CodeEmail      = 515
+	CodePhone      = 516
+	CodeServerSide = 555
+)
 
 // RecordError is one record that CleverTap did not store.
 type RecordError struct {
@@ -79,11 +84,7 @@ func (c *Client) Upload(ctx context.Context, a Account, records [][]byte) ([]Rec
 		}
 	case "partial", "fail":
 		if len(ans.Unprocessed) == 0 {
-			msg := clean(ans.text(), a)
-			if msg == "" {
-				msg = "nothing was stored, and no record is named"
-			}
-			return nil, &Error{Class: Transient, Status: status, Code: int(ans.Code), Message: msg}
+			return nil, bodyFailure(status, ans.answer, a, "nothing was stored, and no record is named")
 		}
 	default:
 		return nil, notJSON(status)
@@ -123,12 +124,26 @@ type Page struct {
 }
 
 type partnerAnswer struct {
-	Action string `json:"action"`
-	Status string `json:"status"`
-	Error  struct {
-		Message string   `json:"message"`
-		Code    looseInt `json:"code"`
-	} `json:"error"`
+	Action string       `json:"action"`
+	Status string       `json:"status"`
+	Error  partnerError `json:"error"`
+	// Code is where CleverTap's other endpoints have it.
+	Code looseInt `json:"code"`
+}
+
+// partnerError is an object in Mixpanel's protocol and a text at CleverTap.
+type partnerError struct {
+	Message string   `json:"message"`
+	Code    looseInt `json:"code"`
+}
+
+// UnmarshalJSON reads either form.
+func (e *partnerError) UnmarshalJSON(b []byte) error {
+	if json.Unmarshal(b, &e.Message) == nil {
+		return nil
+	}
+	type plain partnerError
+	return json.Unmarshal(b, (*plain)(e))
 }
 
 // SendPage sends one page to the account's partner URL. A page is accepted or
@@ -183,6 +198,9 @@ func (c *Client) SendPage(ctx context.Context, a Account, p Page) error {
 	switch {
 	case ans.Status == "failure" || ans.Status == "fail":
 		code := int(ans.Error.Code)
+		if code == 0 {
+			code = int(ans.Code)
+		}
 		if code < 300 || code > 599 {
 			return &Error{Class: Refused, Status: status, Code: code, Message: clean(ans.Error.Message, a)}
 		}

@@ -96,6 +96,7 @@ func Deliver(stop, hard context.Context, p Policy, l *Limiter, n int, send Send)
 		left[i] = i
 	}
 	start, backoff, throttle := time.Now(), p.Backoff, p.ThrottleBackoff
+	amends := 0
 	for {
 		release, err := l.Acquire(stop)
 		if err != nil {
@@ -106,11 +107,16 @@ func Deliver(stop, hard context.Context, p Policy, l *Limiter, n int, send Send)
 		release(ce != nil && ce.Class == clevertap.Throttled)
 		if ce == nil {
 			r.Attempts++
-			left = r.settle(left, refused, n)
-			if len(left) == 0 {
+			var amended bool
+			if left, amended = r.settle(left, refused, n); len(left) == 0 {
 				return r
 			}
 			r.rest(left, Outcome{Errored, "code_" + strconv.Itoa(clevertap.CodeServerSide)}, n)
+			if amended {
+				// These are other records than those that were refused.
+				amends++
+				continue
+			}
 		} else {
 			if hard.Err() != nil && ce.Status == 0 && ce.Class == clevertap.Transient {
 				// We cut the call off ourselves: that says nothing of the destination.
@@ -151,7 +157,7 @@ func Deliver(stop, hard context.Context, p Policy, l *Limiter, n int, send Send)
 				return r
 			}
 		}
-		if r.Attempts >= p.Tries || time.Since(start) > p.Budget {
+		if r.Attempts-amends >= p.Tries || time.Since(start) > p.Budget {
 			return r
 		}
 		if !sleep(stop, rand.N(backoff+1)) {
@@ -163,8 +169,8 @@ func Deliver(stop, hard context.Context, p Policy, l *Limiter, n int, send Send)
 }
 
 // settle notes what a call that was answered said of the records in left, and
-// returns those worth another try.
-func (r *Report) settle(left []int, refused []channel.Refusal, n int) (again []int) {
+// returns those worth another try, and whether some of them were amended.
+func (r *Report) settle(left []int, refused []channel.Refusal, n int) (again []int, amended bool) {
 	bad := make(map[int]channel.Refusal, len(refused))
 	for _, f := range refused {
 		bad[f.Index] = f
@@ -175,8 +181,8 @@ func (r *Report) settle(left []int, refused []channel.Refusal, n int) (again []i
 	for i, pos := range left {
 		f, isBad := bad[i]
 		switch {
-		case isBad && f.Retryable:
-			again = append(again, pos)
+		case isBad && (f.Retryable || f.Amended):
+			again, amended = append(again, pos), amended || f.Amended
 		case isBad:
 			r.Except[pos] = Outcome{Rejected, "code_" + strconv.Itoa(f.Code)}
 		case r.Outcome.State == Delivered:
@@ -185,7 +191,7 @@ func (r *Report) settle(left []int, refused []channel.Refusal, n int) (again []i
 			r.Except[pos] = Outcome{State: Delivered}
 		}
 	}
-	return again
+	return again, amended
 }
 
 // rest notes the outcome of the records that are still open.

@@ -86,6 +86,28 @@ func TestOnlyRetryableRecordsAreSentAgain(t *testing.T) {
 	require.Equal(t, map[int]delivery.Outcome{0: {State: delivery.Rejected, Reason: "code_523"}}, r.Except)
 }
 
+// A record that was changed is another one: sending it is no second try, and is
+// not waited for.
+func TestAmendedRecordsAreSentAgainAtOnceAndAreNoTry(t *testing.T) {
+	p := fast
+	p.Tries, p.Backoff = 1, time.Hour
+	var asked [][]int
+	r := delivery.Deliver(t.Context(), t.Context(), p, delivery.NewLimiter(1), 3, func(_ context.Context, at []int) ([]channel.Refusal, error) {
+		asked = append(asked, at)
+		switch len(asked) {
+		case 1:
+			return []channel.Refusal{{Index: 0, Code: 523}, {Index: 2, Code: 515, Amended: true}}, nil
+		case 2:
+			return []channel.Refusal{{Index: 0, Code: 516, Amended: true}}, nil
+		}
+		return nil, nil
+	})
+	require.Equal(t, [][]int{{0, 1, 2}, {2}, {2}}, asked)
+	require.Equal(t, 3, r.Attempts, "each is a call")
+	require.Equal(t, delivery.Delivered, r.Outcome.State)
+	require.Equal(t, map[int]delivery.Outcome{0: {State: delivery.Rejected, Reason: "code_523"}}, r.Except)
+}
+
 func TestStoppedDeliveryBeginsNoCallAndLetsTheOneInFlightFinish(t *testing.T) {
 	stop, cancel := context.WithCancel(t.Context())
 	n := 0

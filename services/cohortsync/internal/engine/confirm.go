@@ -30,14 +30,14 @@ func (x *execution) confirm(reason, text string) error {
 		}
 	}
 	traits := x.dest.Channel.Traits()
-	f := &folding{execution: x, ctx: ctx, byCall: traits.RemovesByCall, dirty: roaring64.New()}
+	f := &folding{execution: x, ctx: ctx, byCall: traits.RemovesByCall, keeps: traits.FullReplaces, dirty: roaring64.New()}
 	if err := f.load(); err != nil {
 		return err
 	}
 	f.replace = x.run.Full && traits.FullReplaces && f.allSent
 
 	led := store.LedgerState{ProfileSeq: x.run.Plan.ProfileSeq, Fingerprint: x.run.Plan.Fingerprint, Confirmed: x.sync.Ledger.Confirmed,
-		NeedsFull: x.run.Full && traits.FullReplaces && !f.allSent, PublishPending: x.sync.Ledger.PublishPending}
+		NeedsFull: x.run.Full && traits.FullReplaces && !f.allSent || x.unmade(), PublishPending: x.sync.Ledger.PublishPending}
 	var d store.Totals
 	if x.run.Full && traits.FullReplaces {
 		// Nobody was removed by name; replacing did it, or did not.
@@ -169,6 +169,8 @@ type folding struct {
 	*execution
 	ctx    context.Context
 	byCall bool
+	// keeps says that what the ledger has stays true of who is not sent again.
+	keeps bool
 	// replace makes the ledger what was sent, whatever it was.
 	replace      bool
 	skipRemovals bool
@@ -350,8 +352,8 @@ func (f *folding) window(nos []uint64) error {
 				f.dirty.Add(e.User)
 			case h.Op == channel.Update || moved:
 				f.dirty.Add(e.User)
-			case f.run.Full && !f.byCall:
-				// What the ledger has of the user may be from another place.
+			case f.run.Full && !f.keeps:
+				// What the ledger has of the user may be from another place or time.
 				unsent = append(unsent, e.User)
 			}
 		})

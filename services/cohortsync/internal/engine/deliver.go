@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -21,8 +20,8 @@ const breakAfter = 3
 // deliver sends the plan's batches that have no result yet, in parallel up to
 // the account's limit, removals first where the plan says so.
 func (x *execution) deliver() error {
-	if x.run.State != store.Delivering {
-		return nil // taken up again after the last batch
+	if x.run.State != store.Delivering || x.interrupted() {
+		return nil // taken up again after the last batch, or stopped before the first
 	}
 	heads, err := x.store.BatchHeads(x.stop, x.run.ID)
 	if err != nil {
@@ -179,21 +178,9 @@ func (x *execution) deliverOne(h store.BatchHead, limiter *delivery.Limiter) (se
 		}
 		return settled{}, err
 	}
-	records := b.Records
-	msg := channel.Batch{Op: b.Op, Replace: x.run.Full && b.Op == channel.Add, SessionID: x.session(b.Op), Page: b.Page, Pages: x.run.Plan.Pages[b.Op]}
-	n := len(records)
-	report := delivery.Deliver(ctx, x.hard, x.cfg.Policy, limiter, max(n, 1), func(ctx context.Context, at []int) ([]channel.Refusal, error) {
-		m := msg
-		m.Records = records
-		if len(at) < n {
-			m.Records = make([][]byte, 0, len(at))
-			for _, i := range at {
-				m.Records = append(m.Records, records[i])
-			}
-		}
-		return x.dest.Channel.Send(ctx, x.segment, m)
-	})
-	s := settle(b, report)
+	out := &sending{execution: x, batch: b, warned: map[int]byte{}}
+	report := out.deliver(ctx, limiter)
+	s := settle(b, report, out.warned)
 	if report.Stopped && x.drain.Err() != nil {
 		// The process is stopping; the batch is repeated by the next.
 		s = settled{report: report, totals: store.Totals{Calls: s.totals.Calls}, left: report.Cut || report.Attempts > 0}
@@ -206,7 +193,8 @@ func (x *execution) deliverOne(h store.BatchHead, limiter *delivery.Limiter) (se
 }
 
 // settle turns a report into the batch's result and what it adds to the totals.
-func settle(b store.Batch, r delivery.Report) settled {
+// warned are flags that users got on the way, by position.
+func settle(b store.Batch, r delivery.Report, warned map[int]byte) settled {
 	s := settled{report: r, totals: store.Totals{Calls: int64(r.Attempts + r.Throttled)}}
 	res := store.Result{Index: b.Index, Attempts: r.Attempts, Throttled: r.Throttled}
 	base := outcomeOf(r.Outcome)
@@ -225,6 +213,14 @@ func settle(b store.Batch, r delivery.Report) settled {
 			res.Except = map[int]store.Exception{}
 		}
 		res.Except[pos] = outcomeOf(o)
+	}
+	for pos, flags := range warned {
+		if o, reason := res.Of(pos); o == store.Sent {
+			if res.Except == nil {
+				res.Except = map[int]store.Exception{}
+			}
+			res.Except[pos] = store.Exception{Outcome: o, Reason: reason, Flags: flags}
+		}
 	}
 	s.result = &res
 	s.failed = res.Outcome != store.Sent
@@ -250,7 +246,7 @@ func settle(b store.Batch, r delivery.Report) settled {
 			} else {
 				t.Added++
 			}
-			for _, w := range Warnings(b.Flags[i]) {
+			for _, w := range Warnings(b.Flags[i] | res.FlagsOf(i)) {
 				t.Warnings[w]++
 			}
 		default:

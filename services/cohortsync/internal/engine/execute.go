@@ -169,6 +169,9 @@ func (x *execution) execute() (err error) {
 		x.halt(errBroken)
 		return x.confirm("CONNECTOR_CHANGED", "the connector's channel or destination changed during the run")
 	}
+	if err := x.open(); err != nil {
+		return err
+	}
 	if err := x.deliver(); err != nil {
 		return err
 	}

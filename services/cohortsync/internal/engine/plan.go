@@ -26,12 +26,29 @@ const skipAnonymous = "anonymous"
 func (x *execution) plan(res *cohort.Result) (blocked string, err error) {
 	ctx, sp := tracer.Start(x.stop, "sync.plan")
 	defer sp.End()
+	traits := x.dest.Channel.Traits()
+	// The ledger is that of a segment as long as nobody else writes to it.
+	writer, err := x.store.LastWriter(ctx, x.key)
+	if err != nil {
+		return "", err
+	}
+	if traits.ByName() {
+		// Nobody leaves such a segment by being left out of it: who is in has to
+		// be known, also when others put them there.
+		taken, err := x.store.TakeOver(x.write(), x.lease, x.key)
+		if err != nil {
+			return "", err
+		}
+		x.run.Full = x.run.Full || taken
+		if x.sync, err = x.store.Sync(ctx, x.run.ProjectID, x.run.SyncID); err != nil {
+			return "", err
+		}
+	}
 	led := x.sync.Ledger
 	sent, err := x.store.LedgerMembers(ctx, x.sync.ID)
 	if err != nil {
 		return "", err
 	}
-	traits := x.dest.Channel.Traits()
 	p := &planner{execution: x, traits: traits, sent: sent, skips: map[string]*roaring64.Bitmap{}, builders: map[channel.Op]*builder{}}
 	p.skips[skipAnonymous] = roaring64.AndNot(res.Users, res.Members)
 
@@ -39,11 +56,6 @@ func (x *execution) plan(res *cohort.Result) (blocked string, err error) {
 	stale := !led.Confirmed.IsZero() && now.Sub(led.Confirmed) > x.cfg.SnapshotLife
 	otherChannel := led.Fingerprint != 0 && led.Fingerprint&0xff != x.dest.Fingerprint&0xff
 	again := x.sync.Mode == store.OneTime && x.sync.State == store.SyncCompleted
-	// The ledger is that of a segment as long as nobody else writes to it.
-	writer, err := x.store.LastWriter(ctx, x.key)
-	if err != nil {
-		return "", err
-	}
 	x.run.Full = x.run.Full || led.NeedsFull || stale || otherChannel || again || writer != x.sync.ID
 
 	var change diff.Change
@@ -343,7 +355,8 @@ func (p *planner) member(m channel.Member, identified bool, change diff.Change) 
 		flags |= warningFlags[w]
 	}
 	op := channel.Add
-	if change.Check.Contains(m.UserNo) {
+	again := p.run.Full && p.traits.ByName() && p.sent.Contains(m.UserNo)
+	if again || change.Check.Contains(m.UserNo) {
 		old, err := p.sentEntry(m.UserNo)
 		switch {
 		case err != nil:
@@ -354,15 +367,19 @@ func (p *planner) member(m channel.Member, identified bool, change diff.Change) 
 			if err := p.put(p.moved, old, store.FlagMoved, p.dest.Channel.Removal(old.Identifier)); err != nil {
 				return err
 			}
+		case again:
 		case old.Hash == e.Hash:
 			p.unchanged++
 			return nil
+		case old.Hash == ledger.Unconfirmed && p.traits.ByName():
+			// An update does not put anybody in, and she may not be.
+			flags |= store.FlagMoved
 		default:
 			op = channel.Update
 		}
 	}
 	p.totals.Pending++
-	if p.traits.RemovesByCall && !p.run.Full {
+	if p.traits.RemovesByCall && (!p.run.Full || !p.traits.FullReplaces) {
 		p.adding = append(p.adding, xxhash.Sum64String(e.Identifier))
 	}
 	return p.put(p.builder(op), e, flags, enc.Record)
@@ -395,7 +412,7 @@ func (p *planner) finish(res *cohort.Result, sp trace.Span) error {
 		}
 	}
 	p.run.Totals = t
-	p.run.Plan = &store.Plan{RemovesFirst: overlap, ProfileSeq: res.ProfileSeq, Fingerprint: p.dest.Fingerprint, Channel: p.dest.Channel.Name(), Pages: p.pages, Segment: p.key}
+	p.run.Plan = &store.Plan{RemovesFirst: overlap, ProfileSeq: res.ProfileSeq, Fingerprint: p.dest.Fingerprint, Channel: p.dest.Channel.Name(), Pages: p.pages, Segment: p.key, ByName: p.traits.ByName()}
 	sp.SetAttributes(attribute.Int("cohortbridge.batches", p.index), attribute.Bool("cohortbridge.removes_first", overlap))
 	return p.save(store.Delivering)
 }

@@ -80,9 +80,9 @@ func (x *execution) publish(ctx context.Context, pub channel.Publisher, f *foldi
 	if err != nil {
 		return p, nil, err
 	}
-	// CleverTap takes three of these calls at once; they are made one after
-	// the other, so one slot is one call.
-	limiter := x.limits.For(x.dest.Account+"\x00list", 3)
+	// CleverTap takes three of these calls at once, and one is left to the
+	// account's other jobs; they are made one after the other, so one slot is one call.
+	limiter := x.limiter(channel.Traits{Group: "list", Concurrency: 2})
 	calls := 0
 	report := delivery.Retry(trace.ContextWithSpan(x.stop, trace.SpanFromContext(ctx)), x.hard, x.cfg.Policy, limiter, func(ctx context.Context) error { //nolint:contextcheck // the calls end with the run, not with the writes
 		n, err := pub.Publish(ctx, x.segment, file, size)

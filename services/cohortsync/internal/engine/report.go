@@ -58,7 +58,7 @@ func (e *Engine) Users(ctx context.Context, run int64, only store.Outcome, token
 				if len(out) == size {
 					return out, fmt.Sprintf("b:%d:%d", h.Index, i), nil
 				}
-				out = append(out, UserOutcome{User: b.Entries[i].User, Identifier: b.Entries[i].Identifier, Op: b.Op, Outcome: o, Reason: why, Warnings: Warnings(b.Flags[i])})
+				out = append(out, UserOutcome{User: b.Entries[i].User, Identifier: b.Entries[i].Identifier, Op: b.Op, Outcome: o, Reason: why, Warnings: Warnings(b.Flags[i] | b.Result.FlagsOf(i))})
 			}
 			pos = 0
 		}

@@ -14,6 +14,8 @@ import (
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/cohortbridge/cohortbridge/platform/userset"
 )
 
 // blockBits is how many low bits of a user number address within a block.
@@ -81,13 +83,11 @@ func MarshalSet(s *roaring64.Bitmap) ([]byte, error) {
 	return s.MarshalBinary()
 }
 
-// UnmarshalSet undoes MarshalSet; nil and empty mean the empty set.
+// UnmarshalSet undoes MarshalSet; nil and empty mean the empty set. What is
+// damaged or hostile is an error, and takes no more memory than its bytes do.
 func UnmarshalSet(b []byte) (*roaring64.Bitmap, error) {
-	s := roaring64.New()
-	if len(b) == 0 {
-		return s, nil
-	}
-	if err := s.UnmarshalBinary(b); err != nil {
+	s, err := userset.Read(b)
+	if err != nil {
 		return nil, fmt.Errorf("user set: %w", err)
 	}
 	return s, nil
@@ -132,6 +132,10 @@ func encodeDetails(entries []Entry) []byte {
 	return Compress(b)
 }
 
+// smallestEntry is the bytes that an entry takes at least: a difference of user
+// numbers, a length and a hash. More entries than fit are not made room for.
+const smallestEntry = 1 + 1 + 8
+
 var errDamaged = errors.New("ledger block is damaged")
 
 func decodeDetails(z []byte) ([]Entry, error) {
@@ -151,7 +155,7 @@ func decodeDetails(z []byte) ([]Entry, error) {
 		return v, true
 	}
 	n, ok := next()
-	if !ok || n > uint64(len(b)) {
+	if !ok || n > uint64(len(b))/smallestEntry {
 		return nil, errDamaged
 	}
 	out := make([]Entry, n)

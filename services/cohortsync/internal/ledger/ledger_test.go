@@ -1,8 +1,10 @@
 package ledger_test
 
 import (
+	"encoding/binary"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -85,4 +87,41 @@ func TestDamagedBlockIsAnErrorNotAnEmptyOne(t *testing.T) {
 	b.Base = append([]byte{}, b.Base[:len(b.Base)-3]...)
 	_, err = b.Entries()
 	require.Error(t, err)
+}
+
+// A set comes from another service or from the disk: neither may make us ask for
+// the memory that its head announces.
+func TestDamagedSetIsAnErrorAndTakesNoMemory(t *testing.T) {
+	for name, b := range map[string][]byte{
+		"a head that announces 2^31 parts": append(binary.LittleEndian.AppendUint64(nil, 1<<31), make([]byte, 64)...),
+		"a head that announces 2^64 parts": binary.LittleEndian.AppendUint64(nil, 1<<64-1),
+		"no set":                           []byte("not a bitmap"),
+	} {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		_, err := ledger.UnmarshalSet(b)
+		runtime.ReadMemStats(&after)
+		require.Error(t, err, name)
+		require.Less(t, after.TotalAlloc-before.TotalAlloc, uint64(1<<20), name)
+		_, err = ledger.Block{Members: b}.View()
+		require.Error(t, err, name)
+	}
+}
+
+func FuzzUnmarshalEntries(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte{2, 5, 3, 1, 2, 'a', 'b', 'c', 1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3, 4, 5, 6, 7, 8})
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1})
+	f.Fuzz(func(t *testing.T, plain []byte) {
+		got, err := ledger.UnmarshalEntries(ledger.Compress(plain))
+		if err != nil || len(got) == 0 {
+			return
+		}
+		if len(got)*10 > len(plain) {
+			t.Fatalf("%d entries of %d bytes", len(got), len(plain))
+		}
+		again, err := ledger.UnmarshalEntries(ledger.MarshalEntries(got))
+		require.NoError(t, err)
+		require.Equal(t, got, again)
+	})
 }

@@ -195,6 +195,10 @@ type Plan struct {
 	Pages map[channel.Op]int `json:"pages"`
 	// Segment is the key of the destination's segment that the plan is for.
 	Segment string `json:"segment,omitempty"`
+	// ByName says that users leave that segment by a call with their identifier only.
+	ByName bool `json:"by_name,omitempty"`
+	// Opened says that the segment was made, where that is a call of its own.
+	Opened bool `json:"opened,omitempty"`
 }
 
 // Totals are a run's numbers.
@@ -258,7 +262,7 @@ const (
 	FlagValue
 	// FlagMoved marks both halves of a changed identifier: the removal of the
 	// old one, which takes nobody out of the cohort, and the adding of the new
-	// one, which is an update.
+	// one, which is an update. So is the adding of a user who may be in.
 	FlagMoved
 )
 
@@ -293,6 +297,16 @@ type Result struct {
 type Exception struct {
 	Outcome Outcome `json:"o"`
 	Reason  string  `json:"r,omitempty"`
+	// Flags are warnings that the destination's answers added to the batch's.
+	Flags byte `json:"f,omitempty"`
+}
+
+// FlagsOf are the warnings that were added for the user at a position.
+func (r *Result) FlagsOf(i int) byte {
+	if r == nil {
+		return 0
+	}
+	return r.Except[i].Flags
 }
 
 // Of is the outcome and reason of the user at a position.
@@ -557,6 +571,13 @@ type Ledgers interface {
 	SaveBlocks(ctx context.Context, l Lease, sync int64, blocks []ledger.Block, rewritten []bool) error
 	// LastWriter is the sync whose ledger says what is in a segment; 0 when none does.
 	LastWriter(ctx context.Context, segment string) (sync int64, err error)
+	// TakeOver makes the lease's sync the last writer of a segment that users leave
+	// by name only, and its ledger and orphans those of who is in there: of the
+	// last writer, and of syncs that wrote and were deleted, moved away, or ended
+	// after another had begun. What is in its own ledger of another segment stays
+	// there for whoever takes that over. It reports whether anything changed; the
+	// next run is full then.
+	TakeOver(ctx context.Context, l Lease, segment string) (changed bool, err error)
 	// Orphans are identifiers sent, without an entry, perhaps still in.
 	Orphans(ctx context.Context, sync int64) ([]ledger.Entry, error)
 }

@@ -90,6 +90,10 @@ func (c Connectors) Resolve(ctx context.Context, project, connector int64) (*eng
 		cfg.Account = acct
 		d.Place = d.Account
 		d.Channel = channel.NewCustomList(cfg)
+	case registryv1.CleverTap_CHANNEL_API_SEGMENT:
+		cfg.Account = acct
+		d.Place = d.Account
+		d.Channel = channel.NewAPISegment(cfg)
 	default:
 		return nil, fault.New(fault.Invalid, "CONNECTOR_UNSUPPORTED", "the connector's channel is one this version can't deliver through")
 	}

@@ -30,6 +30,7 @@ type Channel int
 const (
 	Partner    Channel = 1
 	CustomList Channel = 2
+	APISegment Channel = 3
 )
 
 // Column maps a profile property to a field at CleverTap.

@@ -29,6 +29,16 @@ func TestEachRegionHasItsHostAndAnOverrideWins(t *testing.T) {
 	}
 }
 
+func TestOnlyTheCustomListNeedsAnAdminsAddress(t *testing.T) {
+	for _, channel := range []connector.Channel{connector.Partner, connector.APISegment} {
+		c := good()
+		c.Channel = channel
+		if err := c.Normalize(); err != nil || c.Channel != channel {
+			t.Errorf("channel %d: %v", channel, err)
+		}
+	}
+}
+
 func TestWhatCannotWorkIsRefusedByField(t *testing.T) {
 	for field, change := range map[string]func(*connector.Connector){
 		"connector.display_name":          func(c *connector.Connector) { c.DisplayName = "" },

@@ -97,6 +97,9 @@ const (
 	CleverTap_CHANNEL_PARTNER CleverTap_Channel = 1
 	// Profiles by /1/upload, then the whole list as a custom list with replace.
 	CleverTap_CHANNEL_CUSTOM_LIST CleverTap_Channel = 2
+	// Profiles by /1/upload, then ADD and REMOVE of who came and went in a segment
+	// of Type "API Segments". CleverTap has to enable it for the account.
+	CleverTap_CHANNEL_API_SEGMENT CleverTap_Channel = 3
 )
 
 // Enum value maps for CleverTap_Channel.
@@ -105,11 +108,13 @@ var (
 		0: "CHANNEL_UNSPECIFIED",
 		1: "CHANNEL_PARTNER",
 		2: "CHANNEL_CUSTOM_LIST",
+		3: "CHANNEL_API_SEGMENT",
 	}
 	CleverTap_Channel_value = map[string]int32{
 		"CHANNEL_UNSPECIFIED": 0,
 		"CHANNEL_PARTNER":     1,
 		"CHANNEL_CUSTOM_LIST": 2,
+		"CHANNEL_API_SEGMENT": 3,
 	}
 )
 
@@ -1041,7 +1046,7 @@ const file_cohortbridge_registry_v1_connector_proto_rawDesc = "" +
 	"\rSTATE_REFUSED\x10\x03\x12\x15\n" +
 	"\x11STATE_UNREACHABLE\x10\x04:J\xeaAG\n" +
 	"\x1acohortbridge.dev/Connector\x12)projects/{project}/connectors/{connector}B\r\n" +
-	"\vdestination\"\xd5\x04\n" +
+	"\vdestination\"\xee\x04\n" +
 	"\tCleverTap\x127\n" +
 	"\n" +
 	"account_id\x18\x01 \x01(\tB\x18\xbaH\x15r\x13\x18@2\x0f^[A-Za-z0-9-]*$R\taccountId\x12*\n" +
@@ -1054,11 +1059,12 @@ const file_cohortbridge_registry_v1_connector_proto_rawDesc = "" +
 	"\acolumns\x18\a \x03(\v2 .cohortbridge.registry.v1.ColumnB\b\xbaH\x05\x92\x01\x02\x102R\acolumns\x12,\n" +
 	"\vadmin_email\x18\b \x01(\tB\v\xbaH\x05r\x03\x18\xfe\x01\x80\x01\x01R\n" +
 	"adminEmail\x125\n" +
-	"\x11identity_property\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x10identityProperty\"P\n" +
+	"\x11identity_property\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\xff\x01R\x10identityProperty\"i\n" +
 	"\aChannel\x12\x17\n" +
 	"\x13CHANNEL_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fCHANNEL_PARTNER\x10\x01\x12\x17\n" +
-	"\x13CHANNEL_CUSTOM_LIST\x10\x02\"f\n" +
+	"\x13CHANNEL_CUSTOM_LIST\x10\x02\x12\x17\n" +
+	"\x13CHANNEL_API_SEGMENT\x10\x03\"f\n" +
 	"\x06Column\x12&\n" +
 	"\bproperty\x18\x01 \x01(\tB\n" +
 	"\xbaH\ar\x05\x10\x01\x18\xff\x01R\bproperty\x124\n" +

@@ -238,11 +238,6 @@ func (s *Store) FinishRun(ctx context.Context, l store.Lease, f store.Finish, no
 		if _, err := tx.ExecContext(ctx, `UPDATE batches SET records = NULL WHERE run_id = $1 AND records IS NOT NULL`, l.RunID); err != nil {
 			return err
 		}
-		if f.Segment != "" {
-			if _, err := tx.ExecContext(ctx, `DELETE FROM segments WHERE key = $1 AND sync_id <> $2`, f.Segment, out.SyncID); err != nil {
-				return err
-			}
-		}
 		if f.SyncState != 0 {
 			if err := setSyncState(ctx, tx, out.SyncID, f.SyncState, f.Pause); err != nil {
 				return err
@@ -261,6 +256,9 @@ func (s *Store) FinishRun(ctx context.Context, l store.Lease, f store.Finish, no
 					return err
 				}
 			}
+		}
+		if err := endAtSegment(ctx, tx, f.Segment, out); err != nil {
+			return err
 		}
 		var oldest sql.NullInt64
 		err := tx.QueryRowContext(ctx, `SELECT id FROM runs WHERE sync_id = $1 ORDER BY id DESC LIMIT 1 OFFSET $2`, out.SyncID, keep).Scan(&oldest)

@@ -3,11 +3,8 @@ package sqlstore
 import (
 	"context"
 	"database/sql"
-	"errors"
 
 	"github.com/RoaringBitmap/roaring/v2/roaring64"
-
-	"github.com/cohortbridge/cohortbridge/platform/fault"
 
 	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/ledger"
 	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/store"
@@ -39,34 +36,46 @@ func (s *Store) LedgerBlocks(ctx context.Context, sync int64) ([]uint64, error) 
 	})
 }
 
+// Kinds of stored parts. Those of details are 0 and 1 only.
 const (
-	kindBase  = 0
-	kindDelta = 1
+	kindMembers = -1
+	kindBase    = 0
+	kindDelta   = 1
+	kindOrphans = 2
+	kindBatch   = 3
 )
 
 // LedgerBlock implements store.Ledgers.
 func (s *Store) LedgerBlock(ctx context.Context, sync int64, no uint64) (ledger.Block, error) {
-	b := ledger.Block{No: no}
-	err := s.db.ReadTx(ctx, func(tx *sql.Tx) error {
-		rows, err := tx.QueryContext(ctx, `SELECT -1, members FROM ledger_members WHERE sync_id = $1 AND block = $2
-			UNION ALL SELECT kind, data FROM ledger_details WHERE sync_id = $1 AND block = $2`, sync, int64(no))
-		type part struct {
-			kind int
-			data []byte
-		}
-		parts, err := collect(rows, err, func(r scanner) (p part, err error) { return p, r.Scan(&p.kind, &p.data) })
-		for _, p := range parts {
-			switch p.kind {
-			case -1:
-				b.Members = p.data
-			case kindBase:
-				b.Base = p.data
-			case kindDelta:
-				b.Delta = p.data
-			}
-		}
+	var b ledger.Block
+	err := s.db.ReadTx(ctx, func(tx *sql.Tx) (err error) {
+		b, err = readBlock(ctx, tx, no, `SELECT -1, members FROM ledger_members WHERE sync_id = $1 AND block = $2
+			UNION ALL SELECT kind, data FROM ledger_details WHERE sync_id = $1 AND block = $2`, sync)
 		return err
 	})
+	return b, err
+}
+
+// readBlock puts the parts of a block together that a query on an owner and the
+// block's number gives.
+func readBlock(ctx context.Context, tx *sql.Tx, no uint64, query string, owner int64) (ledger.Block, error) {
+	b := ledger.Block{No: no}
+	rows, err := tx.QueryContext(ctx, query, owner, int64(no))
+	type part struct {
+		kind int
+		data []byte
+	}
+	parts, err := collect(rows, err, func(r scanner) (p part, err error) { return p, r.Scan(&p.kind, &p.data) })
+	for _, p := range parts {
+		switch p.kind {
+		case kindMembers:
+			b.Members = p.data
+		case kindBase:
+			b.Base = p.data
+		case kindDelta:
+			b.Delta = p.data
+		}
+	}
 	return b, err
 }
 
@@ -112,40 +121,15 @@ func putDetail(ctx context.Context, tx *sql.Tx, sync, block int64, kind int, dat
 	return err
 }
 
-// LastWriter implements store.Ledgers.
-func (s *Store) LastWriter(ctx context.Context, segment string) (int64, error) {
-	return lastWriter(s.db.Read().QueryRowContext(ctx, lastWriterQuery, segment))
-}
-
-const lastWriterQuery = `SELECT sync_id FROM segments WHERE key = $1`
-
-func lastWriter(r scanner) (sync int64, _ error) {
-	err := r.Scan(&sync)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, nil
-	}
-	return sync, err
-}
-
-// setLastWriter makes a run's sync its segment's last writer, and that of no other.
-func setLastWriter(ctx context.Context, tx *sql.Tx, segment string, sync int64, full bool) error {
-	last, err := lastWriter(tx.QueryRowContext(ctx, lastWriterQuery, segment))
-	switch {
-	case err != nil || last == sync:
-		return err
-	case !full:
-		return fault.New(fault.Conflict, "SEGMENT_CHANGED", "another sync wrote to the segment")
-	}
-	if _, err := tx.ExecContext(ctx, `DELETE FROM segments WHERE key = $1 OR sync_id = $2`, segment, sync); err != nil {
-		return err
-	}
-	_, err = tx.ExecContext(ctx, `INSERT INTO segments (key, sync_id) VALUES ($1, $2)`, segment, sync)
-	return err
-}
-
 // Orphans implements store.Ledgers.
 func (s *Store) Orphans(ctx context.Context, sync int64) ([]ledger.Entry, error) {
-	rows, err := s.db.Read().QueryContext(ctx, `SELECT user_no, identifier FROM ledger_orphans WHERE sync_id = $1 ORDER BY user_no, identifier`, sync)
+	rows, err := s.db.Read().QueryContext(ctx, orphansQuery, sync)
+	return scanOrphans(rows, err)
+}
+
+const orphansQuery = `SELECT user_no, identifier FROM ledger_orphans WHERE sync_id = $1 ORDER BY user_no, identifier`
+
+func scanOrphans(rows *sql.Rows, err error) ([]ledger.Entry, error) {
 	return collect(rows, err, func(r scanner) (e ledger.Entry, err error) {
 		var u int64
 		err = r.Scan(&u, &e.Identifier)

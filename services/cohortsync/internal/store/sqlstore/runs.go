@@ -242,7 +242,7 @@ func (s *Store) SaveRun(ctx context.Context, l store.Lease, r store.Run) error {
 	}
 	return s.leased(ctx, l, func(tx *sql.Tx) error {
 		if r.State == store.Delivering && r.Plan != nil && r.Plan.Segment != "" {
-			if err := setLastWriter(ctx, tx, r.Plan.Segment, r.SyncID, r.Full); err != nil {
+			if err := setLastWriter(ctx, tx, r.Plan.Segment, r.SyncID, r.Full, r.Plan.ByName); err != nil {
 				return err
 			}
 		}

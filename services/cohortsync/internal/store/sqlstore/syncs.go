@@ -107,6 +107,12 @@ func (s *Store) SetSyncState(ctx context.Context, project, id int64, st store.Sy
 // DeleteSync implements store.Syncs.
 func (s *Store) DeleteSync(ctx context.Context, project, id int64, _ time.Time) error {
 	return s.db.Tx(ctx, func(tx *sql.Tx) error {
+		if _, err := scanSync(tx.QueryRowContext(ctx, `SELECT `+syncColumns+` FROM syncs WHERE project_id = $1 AND id = $2`, project, id)); err != nil {
+			return orNotFound(err, "sync", id)
+		}
+		if err := leaveDeleted(ctx, tx, id); err != nil {
+			return err
+		}
 		// Everything of the sync goes with it; a run under way finds its lease lost.
 		n, err := affected(tx.ExecContext(ctx, `DELETE FROM syncs WHERE project_id = $1 AND id = $2`, project, id))
 		if err == nil && n == 0 {

@@ -50,6 +50,8 @@ func Run(t *testing.T, open func(t *testing.T) store.Store) {
 		"a finished run drops its records and old runs their users":  retention,
 		"ledger blocks are kept and dropped":                         blocks,
 		"unattended runs are found, heads of their connector only":   unattended,
+		"a segment is taken over with who is in it":                  takingOver,
+		"who was left in a segment is kept for the next writer":      leavingAndDeleting,
 		"cancelling":      cancelling,
 		"deleting a sync": deleting,
 	} {
