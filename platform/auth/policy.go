@@ -99,6 +99,7 @@ var Policy = map[string]Access{
 	cohortsync + "ReceiverService/ReceiveMembers": Admin,
 
 	cohortsync + "SyncService/CreateSync": Analyst,
+	cohortsync + "SyncService/DryRunSync": Analyst,
 	cohortsync + "SyncService/GetSync":    Consumer,
 	cohortsync + "SyncService/ListSyncs":  Consumer,
 	cohortsync + "SyncService/DeleteSync": Analyst,

@@ -115,7 +115,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Service, err error) {
 	}
 	s.cohorts = &server.Cohorts{Store: s.store, Users: users, Now: cfg.Now}
 	s.receiver = &server.Receiver{Store: s.store, Users: users, Now: cfg.Now}
-	s.syncs = &server.Syncs{Store: s.store, Connectors: connectors, Enqueue: s.enqueue, Cancel: s.engine.Cancel,
+	s.syncs = &server.Syncs{Store: s.store, Connectors: connectors, Enqueue: s.enqueue, Cancel: s.engine.Cancel, DryRun: s.engine.DryRun,
 		Interval: cfg.DefaultInterval, MaxDynamic: cfg.MaxDynamicSyncs, Now: cfg.Now}
 	s.runs = &server.Runs{Store: s.store, Engine: s.engine, Enqueue: s.enqueue, Now: cfg.Now}
 	return s, nil

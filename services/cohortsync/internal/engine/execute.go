@@ -46,6 +46,8 @@ type execution struct {
 	key   string
 	fatal *clevertap.Error
 	last  *clevertap.Error
+	// dry, when set, gets what would be done: nothing is written, and nobody called.
+	dry *DryRun
 }
 
 // Traceparent is the W3C form of the span in ctx; empty when there is none.
@@ -143,14 +145,7 @@ func (x *execution) execute() (err error) {
 	default:
 		return x.end(store.Finish{State: store.Failed, Reason: "CONNECTOR_UNAVAILABLE", ReasonText: publicText(err), KeepLedger: true})
 	}
-	known := x.segment.CohortID
-	if _, lists := x.dest.Channel.(channel.Publisher); lists {
-		// A list is known by its name: under a new one it has to be put again.
-		known = x.segment.Name
-		x.dest.Fingerprint ^= xxhash.Sum64String(known) << 8
-	}
-	key := sha256.Sum256([]byte(x.dest.Place + "\x00" + x.dest.Channel.Name() + "\x00" + known))
-	x.key = hex.EncodeToString(key[:])
+	x.locate()
 	sp.SetAttributes(attribute.String("cohortbridge.channel", x.dest.Channel.Name()))
 	if done := x.turnAt(x.stop, x.key); done != nil {
 		defer done()
@@ -176,6 +171,18 @@ func (x *execution) execute() (err error) {
 		return err
 	}
 	return x.confirm("", "")
+}
+
+// locate names the segment that the run is for.
+func (x *execution) locate() {
+	known := x.segment.CohortID
+	if _, lists := x.dest.Channel.(channel.Publisher); lists {
+		// A list is known by its name: under a new one it has to be put again.
+		known = x.segment.Name
+		x.dest.Fingerprint ^= xxhash.Sum64String(known) << 8
+	}
+	key := sha256.Sum256([]byte(x.dest.Place + "\x00" + x.dest.Channel.Name() + "\x00" + known))
+	x.key = hex.EncodeToString(key[:])
 }
 
 // leave is the cause why the run is not to be ended here but taken up again by
@@ -239,7 +246,7 @@ func (x *execution) prepare() (done bool, err error) {
 		return true, err
 	}
 	if n := res.Members.GetCardinality(); n > x.cfg.MaxMembers {
-		return true, x.endPaused(store.PauseTooLarge, fmt.Sprintf("the cohort has %d members; at most %d can be exported", n, x.cfg.MaxMembers))
+		return true, x.endPaused(store.PauseTooLarge, tooLarge(n, x.cfg.MaxMembers))
 	}
 	if err := x.save(store.Planning); err != nil {
 		return true, err
@@ -256,6 +263,10 @@ func (x *execution) prepare() (done bool, err error) {
 		return true, x.end(store.Finish{State: store.Blocked, Reason: "TOO_MANY_REMOVALS", ReasonText: blocked, KeepLedger: true})
 	}
 	return false, nil
+}
+
+func tooLarge(n, most uint64) string {
+	return fmt.Sprintf("the cohort has %d members; at most %d can be exported", n, most)
 }
 
 // EvaluationOf is a result in numbers.

@@ -32,7 +32,7 @@ func (x *execution) plan(res *cohort.Result) (blocked string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if traits.ByName() {
+	if traits.ByName() && x.dry == nil {
 		// Nobody leaves such a segment by being left out of it: who is in has to
 		// be known, also when others put them there.
 		taken, err := x.store.TakeOver(x.write(), x.lease, x.key)
@@ -157,6 +157,11 @@ func (p *planner) flush(b *builder) error {
 	p.pages[op]++
 	b.batch.Page, b.batch.Index = p.pages[op], p.index
 	p.index++
+	if p.dry != nil {
+		p.dry.count(&b.batch)
+		*b = builder{batch: store.Batch{Op: op}}
+		return nil
+	}
 	p.queue = append(p.queue, b.batch)
 	*b = builder{batch: store.Batch{Op: op}}
 	if len(p.queue) < queueBatches {
@@ -166,7 +171,7 @@ func (p *planner) flush(b *builder) error {
 }
 
 func (p *planner) writeQueue() error {
-	if len(p.queue) == 0 {
+	if len(p.queue) == 0 || p.dry != nil {
 		return nil
 	}
 	err := p.store.AddBatches(p.stop, p.lease, p.queue)
@@ -389,8 +394,10 @@ var warningFlags = map[string]byte{channel.WarnEmail: store.FlagEmail, channel.W
 
 // finish stores the end of the plan: from here on the run is resumed, not begun again.
 func (p *planner) finish(res *cohort.Result, sp trace.Span) error {
-	if err := p.store.SetSkips(p.stop, p.lease, p.skips); err != nil {
-		return err
+	if p.dry == nil {
+		if err := p.store.SetSkips(p.stop, p.lease, p.skips); err != nil {
+			return err
+		}
 	}
 	t := p.totals
 	t.Evaluated, t.Unchanged, t.Batches = int64(res.Users.GetCardinality()), p.unchanged, int64(p.index)
@@ -403,6 +410,10 @@ func (p *planner) finish(res *cohort.Result, sp trace.Span) error {
 	}
 	if !t.Balanced() {
 		return fmt.Errorf("the plan accounts for %d of %d users", t.Sent+t.Unchanged+t.Skipped+t.Failed+t.Pending, t.Evaluated)
+	}
+	if p.dry != nil {
+		p.run.Totals = t
+		return nil
 	}
 	overlap := false
 	for _, h := range p.adding {

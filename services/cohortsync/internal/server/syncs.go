@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/RoaringBitmap/roaring/v2/roaring64"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/emptypb"
 
@@ -28,6 +29,8 @@ type Syncs struct {
 	Enqueue func(ctx context.Context, run int64)
 	// Cancel stops a run that this process works on.
 	Cancel func(run int64)
+	// DryRun says what a run would do.
+	DryRun func(ctx context.Context, s store.Sync, full bool) (*engine.DryRun, error)
 	// Interval is that of dynamic syncs that give none; MaxDynamic is how many a project may have.
 	Interval   time.Duration
 	MaxDynamic int
@@ -242,6 +245,54 @@ func (s *Syncs) ResumeSync(ctx context.Context, req *cohortsyncv1.ResumeSyncRequ
 		return nil, err
 	}
 	return &cohortsyncv1.ResumeSyncResponse{Sync: syncMessage(x, &r), Run: runMessage(r)}, nil
+}
+
+// DryRunSync implements cohortsyncv1.SyncServiceServer.
+func (s *Syncs) DryRunSync(ctx context.Context, req *cohortsyncv1.DryRunSyncRequest) (*cohortsyncv1.DryRunSyncResponse, error) {
+	ids, err := resource.IDs("parent", req.GetParent(), "projects")
+	if err != nil {
+		return nil, err
+	}
+	x := store.Sync{ProjectID: ids[0], Mode: store.Dynamic, State: store.SyncActive, Ledger: store.LedgerState{Dirty: roaring64.New()}}
+	switch unsaved := req.GetCohort() != "" && req.GetConnector() != ""; {
+	case req.GetSync() != "" && (req.GetCohort() != "" || req.GetConnector() != ""), req.GetSync() == "" && !unsaved:
+		return nil, fault.Field("sync", "give a sync, or a cohort and a connector")
+	case unsaved:
+		if x.CohortID, err = idIn(ids[0], "cohort", req.GetCohort(), "cohorts"); err != nil {
+			return nil, err
+		}
+		if x.ConnectorID, err = idIn(ids[0], "connector", req.GetConnector(), "connectors"); err != nil {
+			return nil, err
+		}
+	default:
+		id, err := idIn(ids[0], "sync", req.GetSync(), "syncs")
+		if err != nil {
+			return nil, err
+		}
+		if x, err = s.Store.Sync(ctx, ids[0], id); err != nil {
+			return nil, err
+		}
+	}
+	d, err := s.DryRun(ctx, x, req.GetFull())
+	if err != nil {
+		return nil, err
+	}
+	return &cohortsyncv1.DryRunSyncResponse{
+		Evaluation: evaluation(&d.Evaluation), Channel: d.Channel, Full: d.Full, BlockedText: d.Blocked, RefusedText: d.TooLarge, Added: d.Added, Updated: d.Updated, Removed: d.Removed,
+		Unchanged: d.Unchanged, Skipped: d.Skipped, SkippedByReason: d.SkippedBy, Warnings: d.Warnings, Calls: d.Calls, DataPoints: d.DataPoints,
+	}, nil
+}
+
+// idIn is the number of a resource that must be of a project.
+func idIn(project int64, field, name, collection string) (int64, error) {
+	ids, err := resource.IDs(field, name, "projects", collection)
+	if err != nil {
+		return 0, err
+	}
+	if ids[0] != project {
+		return 0, fault.Field(field, "is not of the project in parent")
+	}
+	return ids[1], nil
 }
 
 // RunSync implements cohortsyncv1.SyncServiceServer.

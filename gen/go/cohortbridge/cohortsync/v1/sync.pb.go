@@ -219,7 +219,7 @@ func (x Run_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Run_State.Descriptor instead.
 func (Run_State) EnumDescriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{15, 0}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // Trigger of a run.
@@ -272,7 +272,7 @@ func (x Run_Trigger) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Run_Trigger.Descriptor instead.
 func (Run_Trigger) EnumDescriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{15, 1}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{17, 1}
 }
 
 // Operation on a user.
@@ -333,7 +333,7 @@ func (x RunUser_Operation) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RunUser_Operation.Descriptor instead.
 func (RunUser_Operation) EnumDescriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{29, 0}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{31, 0}
 }
 
 // Outcome for a user.
@@ -398,7 +398,7 @@ func (x RunUser_Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RunUser_Outcome.Descriptor instead.
 func (RunUser_Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{29, 1}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{31, 1}
 }
 
 // Sync is a cohort exported through a connector.
@@ -1198,6 +1198,253 @@ func (x *ResumeSyncResponse) GetRun() *Run {
 	return nil
 }
 
+// DryRunSyncRequest says what to try.
+type DryRunSyncRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// `projects/{project}`.
+	Parent string `protobuf:"bytes,1,opt,name=parent,proto3" json:"parent,omitempty"`
+	// A sync, `projects/{project}/syncs/{sync}`, or
+	Sync string `protobuf:"bytes,2,opt,name=sync,proto3" json:"sync,omitempty"`
+	// the cohort and
+	Cohort string `protobuf:"bytes,3,opt,name=cohort,proto3" json:"cohort,omitempty"`
+	// the connector of a sync that is not made yet.
+	Connector string `protobuf:"bytes,4,opt,name=connector,proto3" json:"connector,omitempty"`
+	// Everyone, instead of what changed.
+	Full          bool `protobuf:"varint,5,opt,name=full,proto3" json:"full,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DryRunSyncRequest) Reset() {
+	*x = DryRunSyncRequest{}
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DryRunSyncRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DryRunSyncRequest) ProtoMessage() {}
+
+func (x *DryRunSyncRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DryRunSyncRequest.ProtoReflect.Descriptor instead.
+func (*DryRunSyncRequest) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *DryRunSyncRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+func (x *DryRunSyncRequest) GetSync() string {
+	if x != nil {
+		return x.Sync
+	}
+	return ""
+}
+
+func (x *DryRunSyncRequest) GetCohort() string {
+	if x != nil {
+		return x.Cohort
+	}
+	return ""
+}
+
+func (x *DryRunSyncRequest) GetConnector() string {
+	if x != nil {
+		return x.Connector
+	}
+	return ""
+}
+
+func (x *DryRunSyncRequest) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
+}
+
+// DryRunSyncResponse is what a run would do.
+type DryRunSyncResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who is in the cohort, in numbers.
+	Evaluation *Evaluation `protobuf:"bytes,1,opt,name=evaluation,proto3" json:"evaluation,omitempty"`
+	// Channel of the connector: PARTNER, CUSTOM_LIST or API_SEGMENT.
+	Channel string `protobuf:"bytes,2,opt,name=channel,proto3" json:"channel,omitempty"`
+	// Whether everyone would be sent.
+	Full bool `protobuf:"varint,3,opt,name=full,proto3" json:"full,omitempty"`
+	// Why the run would end as BLOCKED and wait for ApproveRun; empty when it would
+	// not. The numbers are those of an approved run.
+	BlockedText string `protobuf:"bytes,4,opt,name=blocked_text,json=blockedText,proto3" json:"blocked_text,omitempty"`
+	// Why the cohort can't be exported at all; then there are no numbers.
+	RefusedText string `protobuf:"bytes,5,opt,name=refused_text,json=refusedText,proto3" json:"refused_text,omitempty"`
+	// Users who would be put into the segment.
+	Added int64 `protobuf:"varint,6,opt,name=added,proto3" json:"added,omitempty"`
+	// Users who would be sent again with new columns or another identifier.
+	Updated int64 `protobuf:"varint,7,opt,name=updated,proto3" json:"updated,omitempty"`
+	// Users who would be taken out.
+	Removed int64 `protobuf:"varint,8,opt,name=removed,proto3" json:"removed,omitempty"`
+	// Users who are in already.
+	Unchanged int64 `protobuf:"varint,9,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	// Users who would be left out.
+	Skipped int64 `protobuf:"varint,10,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	// The same by reason, as in RunTotals.
+	SkippedByReason map[string]int64 `protobuf:"bytes,11,rep,name=skipped_by_reason,json=skippedByReason,proto3" json:"skipped_by_reason,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// Warnings on users who would be sent, by kind, as in RunTotals.
+	Warnings map[string]int64 `protobuf:"bytes,12,rep,name=warnings,proto3" json:"warnings,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// HTTP calls to the destination, without repeated ones.
+	Calls int64 `protobuf:"varint,13,opt,name=calls,proto3" json:"calls,omitempty"`
+	// What CleverTap would count, in data points: an estimate, by what it documents of
+	// events and profile updates (docs/clevertap.md).
+	DataPoints    int64 `protobuf:"varint,14,opt,name=data_points,json=dataPoints,proto3" json:"data_points,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DryRunSyncResponse) Reset() {
+	*x = DryRunSyncResponse{}
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DryRunSyncResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DryRunSyncResponse) ProtoMessage() {}
+
+func (x *DryRunSyncResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DryRunSyncResponse.ProtoReflect.Descriptor instead.
+func (*DryRunSyncResponse) Descriptor() ([]byte, []int) {
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *DryRunSyncResponse) GetEvaluation() *Evaluation {
+	if x != nil {
+		return x.Evaluation
+	}
+	return nil
+}
+
+func (x *DryRunSyncResponse) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *DryRunSyncResponse) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
+}
+
+func (x *DryRunSyncResponse) GetBlockedText() string {
+	if x != nil {
+		return x.BlockedText
+	}
+	return ""
+}
+
+func (x *DryRunSyncResponse) GetRefusedText() string {
+	if x != nil {
+		return x.RefusedText
+	}
+	return ""
+}
+
+func (x *DryRunSyncResponse) GetAdded() int64 {
+	if x != nil {
+		return x.Added
+	}
+	return 0
+}
+
+func (x *DryRunSyncResponse) GetUpdated() int64 {
+	if x != nil {
+		return x.Updated
+	}
+	return 0
+}
+
+func (x *DryRunSyncResponse) GetRemoved() int64 {
+	if x != nil {
+		return x.Removed
+	}
+	return 0
+}
+
+func (x *DryRunSyncResponse) GetUnchanged() int64 {
+	if x != nil {
+		return x.Unchanged
+	}
+	return 0
+}
+
+func (x *DryRunSyncResponse) GetSkipped() int64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
+}
+
+func (x *DryRunSyncResponse) GetSkippedByReason() map[string]int64 {
+	if x != nil {
+		return x.SkippedByReason
+	}
+	return nil
+}
+
+func (x *DryRunSyncResponse) GetWarnings() map[string]int64 {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *DryRunSyncResponse) GetCalls() int64 {
+	if x != nil {
+		return x.Calls
+	}
+	return 0
+}
+
+func (x *DryRunSyncResponse) GetDataPoints() int64 {
+	if x != nil {
+		return x.DataPoints
+	}
+	return 0
+}
+
 // RunSyncRequest names the sync to run.
 type RunSyncRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1211,7 +1458,7 @@ type RunSyncRequest struct {
 
 func (x *RunSyncRequest) Reset() {
 	*x = RunSyncRequest{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[13]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1470,7 @@ func (x *RunSyncRequest) String() string {
 func (*RunSyncRequest) ProtoMessage() {}
 
 func (x *RunSyncRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[13]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1483,7 @@ func (x *RunSyncRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunSyncRequest.ProtoReflect.Descriptor instead.
 func (*RunSyncRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{13}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RunSyncRequest) GetName() string {
@@ -1264,7 +1511,7 @@ type RunSyncResponse struct {
 
 func (x *RunSyncResponse) Reset() {
 	*x = RunSyncResponse{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[14]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +1523,7 @@ func (x *RunSyncResponse) String() string {
 func (*RunSyncResponse) ProtoMessage() {}
 
 func (x *RunSyncResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[14]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +1536,7 @@ func (x *RunSyncResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunSyncResponse.ProtoReflect.Descriptor instead.
 func (*RunSyncResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{14}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RunSyncResponse) GetRun() *Run {
@@ -1334,7 +1581,7 @@ type Run struct {
 
 func (x *Run) Reset() {
 	*x = Run{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[15]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +1593,7 @@ func (x *Run) String() string {
 func (*Run) ProtoMessage() {}
 
 func (x *Run) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[15]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +1606,7 @@ func (x *Run) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Run.ProtoReflect.Descriptor instead.
 func (*Run) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{15}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Run) GetName() string {
@@ -1498,7 +1745,7 @@ type RunTotals struct {
 
 func (x *RunTotals) Reset() {
 	*x = RunTotals{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[16]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +1757,7 @@ func (x *RunTotals) String() string {
 func (*RunTotals) ProtoMessage() {}
 
 func (x *RunTotals) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[16]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +1770,7 @@ func (x *RunTotals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunTotals.ProtoReflect.Descriptor instead.
 func (*RunTotals) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{16}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RunTotals) GetEvaluated() int64 {
@@ -1656,7 +1903,7 @@ type GetRunRequest struct {
 
 func (x *GetRunRequest) Reset() {
 	*x = GetRunRequest{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[17]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1668,7 +1915,7 @@ func (x *GetRunRequest) String() string {
 func (*GetRunRequest) ProtoMessage() {}
 
 func (x *GetRunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[17]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1681,7 +1928,7 @@ func (x *GetRunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRunRequest.ProtoReflect.Descriptor instead.
 func (*GetRunRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{17}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *GetRunRequest) GetName() string {
@@ -1702,7 +1949,7 @@ type GetRunResponse struct {
 
 func (x *GetRunResponse) Reset() {
 	*x = GetRunResponse{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[18]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +1961,7 @@ func (x *GetRunResponse) String() string {
 func (*GetRunResponse) ProtoMessage() {}
 
 func (x *GetRunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[18]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +1974,7 @@ func (x *GetRunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRunResponse.ProtoReflect.Descriptor instead.
 func (*GetRunResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{18}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetRunResponse) GetRun() *Run {
@@ -1752,7 +1999,7 @@ type ListRunsRequest struct {
 
 func (x *ListRunsRequest) Reset() {
 	*x = ListRunsRequest{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[19]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1764,7 +2011,7 @@ func (x *ListRunsRequest) String() string {
 func (*ListRunsRequest) ProtoMessage() {}
 
 func (x *ListRunsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[19]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,7 +2024,7 @@ func (x *ListRunsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRunsRequest.ProtoReflect.Descriptor instead.
 func (*ListRunsRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{19}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ListRunsRequest) GetParent() string {
@@ -1814,7 +2061,7 @@ type ListRunsResponse struct {
 
 func (x *ListRunsResponse) Reset() {
 	*x = ListRunsResponse{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[20]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1826,7 +2073,7 @@ func (x *ListRunsResponse) String() string {
 func (*ListRunsResponse) ProtoMessage() {}
 
 func (x *ListRunsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[20]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1839,7 +2086,7 @@ func (x *ListRunsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRunsResponse.ProtoReflect.Descriptor instead.
 func (*ListRunsResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{20}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ListRunsResponse) GetRuns() []*Run {
@@ -1867,7 +2114,7 @@ type WatchRunRequest struct {
 
 func (x *WatchRunRequest) Reset() {
 	*x = WatchRunRequest{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[21]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1879,7 +2126,7 @@ func (x *WatchRunRequest) String() string {
 func (*WatchRunRequest) ProtoMessage() {}
 
 func (x *WatchRunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[21]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1892,7 +2139,7 @@ func (x *WatchRunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRunRequest.ProtoReflect.Descriptor instead.
 func (*WatchRunRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{21}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *WatchRunRequest) GetName() string {
@@ -1913,7 +2160,7 @@ type WatchRunResponse struct {
 
 func (x *WatchRunResponse) Reset() {
 	*x = WatchRunResponse{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[22]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1925,7 +2172,7 @@ func (x *WatchRunResponse) String() string {
 func (*WatchRunResponse) ProtoMessage() {}
 
 func (x *WatchRunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[22]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1938,7 +2185,7 @@ func (x *WatchRunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRunResponse.ProtoReflect.Descriptor instead.
 func (*WatchRunResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{22}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *WatchRunResponse) GetRun() *Run {
@@ -1959,7 +2206,7 @@ type CancelRunRequest struct {
 
 func (x *CancelRunRequest) Reset() {
 	*x = CancelRunRequest{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[23]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1971,7 +2218,7 @@ func (x *CancelRunRequest) String() string {
 func (*CancelRunRequest) ProtoMessage() {}
 
 func (x *CancelRunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[23]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1984,7 +2231,7 @@ func (x *CancelRunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRunRequest.ProtoReflect.Descriptor instead.
 func (*CancelRunRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{23}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CancelRunRequest) GetName() string {
@@ -2005,7 +2252,7 @@ type CancelRunResponse struct {
 
 func (x *CancelRunResponse) Reset() {
 	*x = CancelRunResponse{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[24]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2017,7 +2264,7 @@ func (x *CancelRunResponse) String() string {
 func (*CancelRunResponse) ProtoMessage() {}
 
 func (x *CancelRunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[24]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2030,7 +2277,7 @@ func (x *CancelRunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRunResponse.ProtoReflect.Descriptor instead.
 func (*CancelRunResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{24}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CancelRunResponse) GetRun() *Run {
@@ -2051,7 +2298,7 @@ type ApproveRunRequest struct {
 
 func (x *ApproveRunRequest) Reset() {
 	*x = ApproveRunRequest{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[25]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2063,7 +2310,7 @@ func (x *ApproveRunRequest) String() string {
 func (*ApproveRunRequest) ProtoMessage() {}
 
 func (x *ApproveRunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[25]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2076,7 +2323,7 @@ func (x *ApproveRunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRunRequest.ProtoReflect.Descriptor instead.
 func (*ApproveRunRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{25}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ApproveRunRequest) GetName() string {
@@ -2097,7 +2344,7 @@ type ApproveRunResponse struct {
 
 func (x *ApproveRunResponse) Reset() {
 	*x = ApproveRunResponse{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[26]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2109,7 +2356,7 @@ func (x *ApproveRunResponse) String() string {
 func (*ApproveRunResponse) ProtoMessage() {}
 
 func (x *ApproveRunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[26]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2122,7 +2369,7 @@ func (x *ApproveRunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveRunResponse.ProtoReflect.Descriptor instead.
 func (*ApproveRunResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{26}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ApproveRunResponse) GetRun() *Run {
@@ -2149,7 +2396,7 @@ type ListRunUsersRequest struct {
 
 func (x *ListRunUsersRequest) Reset() {
 	*x = ListRunUsersRequest{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[27]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2408,7 @@ func (x *ListRunUsersRequest) String() string {
 func (*ListRunUsersRequest) ProtoMessage() {}
 
 func (x *ListRunUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[27]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2421,7 @@ func (x *ListRunUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRunUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListRunUsersRequest) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{27}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListRunUsersRequest) GetParent() string {
@@ -2218,7 +2465,7 @@ type ListRunUsersResponse struct {
 
 func (x *ListRunUsersResponse) Reset() {
 	*x = ListRunUsersResponse{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[28]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2477,7 @@ func (x *ListRunUsersResponse) String() string {
 func (*ListRunUsersResponse) ProtoMessage() {}
 
 func (x *ListRunUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[28]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2490,7 @@ func (x *ListRunUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRunUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListRunUsersResponse) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{28}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ListRunUsersResponse) GetUsers() []*RunUser {
@@ -2282,7 +2529,7 @@ type RunUser struct {
 
 func (x *RunUser) Reset() {
 	*x = RunUser{}
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[29]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2294,7 +2541,7 @@ func (x *RunUser) String() string {
 func (*RunUser) ProtoMessage() {}
 
 func (x *RunUser) ProtoReflect() protoreflect.Message {
-	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[29]
+	mi := &file_cohortbridge_cohortsync_v1_sync_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2307,7 +2554,7 @@ func (x *RunUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunUser.ProtoReflect.Descriptor instead.
 func (*RunUser) Descriptor() ([]byte, []int) {
-	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{29}
+	return file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *RunUser) GetUserNo() uint64 {
@@ -2421,7 +2668,38 @@ const file_cohortbridge_cohortsync_v1_sync_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB2\xe0A\x02\xbaH,r*2(^projects/[0-9]{1,18}/syncs/[0-9]{1,18}$R\x04name\"}\n" +
 	"\x12ResumeSyncResponse\x124\n" +
 	"\x04sync\x18\x01 \x01(\v2 .cohortbridge.cohortsync.v1.SyncR\x04sync\x121\n" +
-	"\x03run\x18\x02 \x01(\v2\x1f.cohortbridge.cohortsync.v1.RunR\x03run\"l\n" +
+	"\x03run\x18\x02 \x01(\v2\x1f.cohortbridge.cohortsync.v1.RunR\x03run\"\xce\x02\n" +
+	"\x11DryRunSyncRequest\x128\n" +
+	"\x06parent\x18\x01 \x01(\tB \xe0A\x02\xbaH\x1ar\x182\x16^projects/[0-9]{1,18}$R\x06parent\x12F\n" +
+	"\x04sync\x18\x02 \x01(\tB2\xbaH/r-2+^(projects/[0-9]{1,18}/syncs/[0-9]{1,18})?$R\x04sync\x12L\n" +
+	"\x06cohort\x18\x03 \x01(\tB4\xbaH1r/2-^(projects/[0-9]{1,18}/cohorts/[0-9]{1,18})?$R\x06cohort\x12U\n" +
+	"\tconnector\x18\x04 \x01(\tB7\xbaH4r220^(projects/[0-9]{1,18}/connectors/[0-9]{1,18})?$R\tconnector\x12\x12\n" +
+	"\x04full\x18\x05 \x01(\bR\x04full\"\xd5\x05\n" +
+	"\x12DryRunSyncResponse\x12F\n" +
+	"\n" +
+	"evaluation\x18\x01 \x01(\v2&.cohortbridge.cohortsync.v1.EvaluationR\n" +
+	"evaluation\x12\x18\n" +
+	"\achannel\x18\x02 \x01(\tR\achannel\x12\x12\n" +
+	"\x04full\x18\x03 \x01(\bR\x04full\x12!\n" +
+	"\fblocked_text\x18\x04 \x01(\tR\vblockedText\x12!\n" +
+	"\frefused_text\x18\x05 \x01(\tR\vrefusedText\x12\x14\n" +
+	"\x05added\x18\x06 \x01(\x03R\x05added\x12\x18\n" +
+	"\aupdated\x18\a \x01(\x03R\aupdated\x12\x18\n" +
+	"\aremoved\x18\b \x01(\x03R\aremoved\x12\x1c\n" +
+	"\tunchanged\x18\t \x01(\x03R\tunchanged\x12\x18\n" +
+	"\askipped\x18\n" +
+	" \x01(\x03R\askipped\x12o\n" +
+	"\x11skipped_by_reason\x18\v \x03(\v2C.cohortbridge.cohortsync.v1.DryRunSyncResponse.SkippedByReasonEntryR\x0fskippedByReason\x12X\n" +
+	"\bwarnings\x18\f \x03(\v2<.cohortbridge.cohortsync.v1.DryRunSyncResponse.WarningsEntryR\bwarnings\x12\x14\n" +
+	"\x05calls\x18\r \x01(\x03R\x05calls\x12\x1f\n" +
+	"\vdata_points\x18\x0e \x01(\x03R\n" +
+	"dataPoints\x1aB\n" +
+	"\x14SkippedByReasonEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\x1a;\n" +
+	"\rWarningsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"l\n" +
 	"\x0eRunSyncRequest\x12F\n" +
 	"\x04name\x18\x01 \x01(\tB2\xe0A\x02\xbaH,r*2(^projects/[0-9]{1,18}/syncs/[0-9]{1,18}$R\x04name\x12\x12\n" +
 	"\x04full\x18\x02 \x01(\bR\x04full\"D\n" +
@@ -2549,7 +2827,7 @@ const file_cohortbridge_cohortsync_v1_sync_proto_rawDesc = "" +
 	"\x0fOUTCOME_SKIPPED\x10\x02\x12\x12\n" +
 	"\x0eOUTCOME_FAILED\x10\x03\x12\x13\n" +
 	"\x0fOUTCOME_UNKNOWN\x10\x04\x12\x13\n" +
-	"\x0fOUTCOME_PENDING\x10\x052\x8f\b\n" +
+	"\x0fOUTCOME_PENDING\x10\x052\xae\t\n" +
 	"\vSyncService\x12\x98\x01\n" +
 	"\n" +
 	"CreateSync\x12-.cohortbridge.cohortsync.v1.CreateSyncRequest\x1a..cohortbridge.cohortsync.v1.CreateSyncResponse\"+\x82\xd3\xe4\x93\x02%:\x04sync\"\x1d/v1/{parent=projects/*}/syncs\x12\x89\x01\n" +
@@ -2559,7 +2837,9 @@ const file_cohortbridge_cohortsync_v1_sync_proto_rawDesc = "" +
 	"DeleteSync\x12-.cohortbridge.cohortsync.v1.DeleteSyncRequest\x1a\x16.google.protobuf.Empty\"%\x82\xd3\xe4\x93\x02\x1f*\x1d/v1/{name=projects/*/syncs/*}\x12\x98\x01\n" +
 	"\tPauseSync\x12,.cohortbridge.cohortsync.v1.PauseSyncRequest\x1a-.cohortbridge.cohortsync.v1.PauseSyncResponse\".\x82\xd3\xe4\x93\x02(:\x01*\"#/v1/{name=projects/*/syncs/*}:pause\x12\x9c\x01\n" +
 	"\n" +
-	"ResumeSync\x12-.cohortbridge.cohortsync.v1.ResumeSyncRequest\x1a..cohortbridge.cohortsync.v1.ResumeSyncResponse\"/\x82\xd3\xe4\x93\x02):\x01*\"$/v1/{name=projects/*/syncs/*}:resume\x12\x90\x01\n" +
+	"ResumeSync\x12-.cohortbridge.cohortsync.v1.ResumeSyncRequest\x1a..cohortbridge.cohortsync.v1.ResumeSyncResponse\"/\x82\xd3\xe4\x93\x02):\x01*\"$/v1/{name=projects/*/syncs/*}:resume\x12\x9c\x01\n" +
+	"\n" +
+	"DryRunSync\x12-.cohortbridge.cohortsync.v1.DryRunSyncRequest\x1a..cohortbridge.cohortsync.v1.DryRunSyncResponse\"/\x82\xd3\xe4\x93\x02):\x01*\"$/v1/{parent=projects/*}/syncs:dryRun\x12\x90\x01\n" +
 	"\aRunSync\x12*.cohortbridge.cohortsync.v1.RunSyncRequest\x1a+.cohortbridge.cohortsync.v1.RunSyncResponse\",\x82\xd3\xe4\x93\x02&:\x01*\"!/v1/{name=projects/*/syncs/*}:run2\xc4\a\n" +
 	"\n" +
 	"RunService\x12\x8d\x01\n" +
@@ -2584,7 +2864,7 @@ func file_cohortbridge_cohortsync_v1_sync_proto_rawDescGZIP() []byte {
 }
 
 var file_cohortbridge_cohortsync_v1_sync_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_cohortbridge_cohortsync_v1_sync_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_cohortbridge_cohortsync_v1_sync_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_cohortbridge_cohortsync_v1_sync_proto_goTypes = []any{
 	(Sync_Mode)(0),                // 0: cohortbridge.cohortsync.v1.Sync.Mode
 	(Sync_State)(0),               // 1: cohortbridge.cohortsync.v1.Sync.State
@@ -2605,99 +2885,108 @@ var file_cohortbridge_cohortsync_v1_sync_proto_goTypes = []any{
 	(*PauseSyncResponse)(nil),     // 16: cohortbridge.cohortsync.v1.PauseSyncResponse
 	(*ResumeSyncRequest)(nil),     // 17: cohortbridge.cohortsync.v1.ResumeSyncRequest
 	(*ResumeSyncResponse)(nil),    // 18: cohortbridge.cohortsync.v1.ResumeSyncResponse
-	(*RunSyncRequest)(nil),        // 19: cohortbridge.cohortsync.v1.RunSyncRequest
-	(*RunSyncResponse)(nil),       // 20: cohortbridge.cohortsync.v1.RunSyncResponse
-	(*Run)(nil),                   // 21: cohortbridge.cohortsync.v1.Run
-	(*RunTotals)(nil),             // 22: cohortbridge.cohortsync.v1.RunTotals
-	(*GetRunRequest)(nil),         // 23: cohortbridge.cohortsync.v1.GetRunRequest
-	(*GetRunResponse)(nil),        // 24: cohortbridge.cohortsync.v1.GetRunResponse
-	(*ListRunsRequest)(nil),       // 25: cohortbridge.cohortsync.v1.ListRunsRequest
-	(*ListRunsResponse)(nil),      // 26: cohortbridge.cohortsync.v1.ListRunsResponse
-	(*WatchRunRequest)(nil),       // 27: cohortbridge.cohortsync.v1.WatchRunRequest
-	(*WatchRunResponse)(nil),      // 28: cohortbridge.cohortsync.v1.WatchRunResponse
-	(*CancelRunRequest)(nil),      // 29: cohortbridge.cohortsync.v1.CancelRunRequest
-	(*CancelRunResponse)(nil),     // 30: cohortbridge.cohortsync.v1.CancelRunResponse
-	(*ApproveRunRequest)(nil),     // 31: cohortbridge.cohortsync.v1.ApproveRunRequest
-	(*ApproveRunResponse)(nil),    // 32: cohortbridge.cohortsync.v1.ApproveRunResponse
-	(*ListRunUsersRequest)(nil),   // 33: cohortbridge.cohortsync.v1.ListRunUsersRequest
-	(*ListRunUsersResponse)(nil),  // 34: cohortbridge.cohortsync.v1.ListRunUsersResponse
-	(*RunUser)(nil),               // 35: cohortbridge.cohortsync.v1.RunUser
-	nil,                           // 36: cohortbridge.cohortsync.v1.RunTotals.SkippedByReasonEntry
-	nil,                           // 37: cohortbridge.cohortsync.v1.RunTotals.FailedByReasonEntry
-	nil,                           // 38: cohortbridge.cohortsync.v1.RunTotals.WarningsEntry
-	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 40: google.protobuf.Timestamp
-	(*Evaluation)(nil),            // 41: cohortbridge.cohortsync.v1.Evaluation
-	(*emptypb.Empty)(nil),         // 42: google.protobuf.Empty
+	(*DryRunSyncRequest)(nil),     // 19: cohortbridge.cohortsync.v1.DryRunSyncRequest
+	(*DryRunSyncResponse)(nil),    // 20: cohortbridge.cohortsync.v1.DryRunSyncResponse
+	(*RunSyncRequest)(nil),        // 21: cohortbridge.cohortsync.v1.RunSyncRequest
+	(*RunSyncResponse)(nil),       // 22: cohortbridge.cohortsync.v1.RunSyncResponse
+	(*Run)(nil),                   // 23: cohortbridge.cohortsync.v1.Run
+	(*RunTotals)(nil),             // 24: cohortbridge.cohortsync.v1.RunTotals
+	(*GetRunRequest)(nil),         // 25: cohortbridge.cohortsync.v1.GetRunRequest
+	(*GetRunResponse)(nil),        // 26: cohortbridge.cohortsync.v1.GetRunResponse
+	(*ListRunsRequest)(nil),       // 27: cohortbridge.cohortsync.v1.ListRunsRequest
+	(*ListRunsResponse)(nil),      // 28: cohortbridge.cohortsync.v1.ListRunsResponse
+	(*WatchRunRequest)(nil),       // 29: cohortbridge.cohortsync.v1.WatchRunRequest
+	(*WatchRunResponse)(nil),      // 30: cohortbridge.cohortsync.v1.WatchRunResponse
+	(*CancelRunRequest)(nil),      // 31: cohortbridge.cohortsync.v1.CancelRunRequest
+	(*CancelRunResponse)(nil),     // 32: cohortbridge.cohortsync.v1.CancelRunResponse
+	(*ApproveRunRequest)(nil),     // 33: cohortbridge.cohortsync.v1.ApproveRunRequest
+	(*ApproveRunResponse)(nil),    // 34: cohortbridge.cohortsync.v1.ApproveRunResponse
+	(*ListRunUsersRequest)(nil),   // 35: cohortbridge.cohortsync.v1.ListRunUsersRequest
+	(*ListRunUsersResponse)(nil),  // 36: cohortbridge.cohortsync.v1.ListRunUsersResponse
+	(*RunUser)(nil),               // 37: cohortbridge.cohortsync.v1.RunUser
+	nil,                           // 38: cohortbridge.cohortsync.v1.DryRunSyncResponse.SkippedByReasonEntry
+	nil,                           // 39: cohortbridge.cohortsync.v1.DryRunSyncResponse.WarningsEntry
+	nil,                           // 40: cohortbridge.cohortsync.v1.RunTotals.SkippedByReasonEntry
+	nil,                           // 41: cohortbridge.cohortsync.v1.RunTotals.FailedByReasonEntry
+	nil,                           // 42: cohortbridge.cohortsync.v1.RunTotals.WarningsEntry
+	(*durationpb.Duration)(nil),   // 43: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
+	(*Evaluation)(nil),            // 45: cohortbridge.cohortsync.v1.Evaluation
+	(*emptypb.Empty)(nil),         // 46: google.protobuf.Empty
 }
 var file_cohortbridge_cohortsync_v1_sync_proto_depIdxs = []int32{
 	0,  // 0: cohortbridge.cohortsync.v1.Sync.mode:type_name -> cohortbridge.cohortsync.v1.Sync.Mode
-	39, // 1: cohortbridge.cohortsync.v1.Sync.interval:type_name -> google.protobuf.Duration
+	43, // 1: cohortbridge.cohortsync.v1.Sync.interval:type_name -> google.protobuf.Duration
 	1,  // 2: cohortbridge.cohortsync.v1.Sync.state:type_name -> cohortbridge.cohortsync.v1.Sync.State
 	7,  // 3: cohortbridge.cohortsync.v1.Sync.pause:type_name -> cohortbridge.cohortsync.v1.Pause
-	21, // 4: cohortbridge.cohortsync.v1.Sync.last_run:type_name -> cohortbridge.cohortsync.v1.Run
-	40, // 5: cohortbridge.cohortsync.v1.Sync.next_run_time:type_name -> google.protobuf.Timestamp
-	40, // 6: cohortbridge.cohortsync.v1.Sync.create_time:type_name -> google.protobuf.Timestamp
-	40, // 7: cohortbridge.cohortsync.v1.Pause.since:type_name -> google.protobuf.Timestamp
+	23, // 4: cohortbridge.cohortsync.v1.Sync.last_run:type_name -> cohortbridge.cohortsync.v1.Run
+	44, // 5: cohortbridge.cohortsync.v1.Sync.next_run_time:type_name -> google.protobuf.Timestamp
+	44, // 6: cohortbridge.cohortsync.v1.Sync.create_time:type_name -> google.protobuf.Timestamp
+	44, // 7: cohortbridge.cohortsync.v1.Pause.since:type_name -> google.protobuf.Timestamp
 	6,  // 8: cohortbridge.cohortsync.v1.CreateSyncRequest.sync:type_name -> cohortbridge.cohortsync.v1.Sync
 	6,  // 9: cohortbridge.cohortsync.v1.CreateSyncResponse.sync:type_name -> cohortbridge.cohortsync.v1.Sync
-	21, // 10: cohortbridge.cohortsync.v1.CreateSyncResponse.run:type_name -> cohortbridge.cohortsync.v1.Run
+	23, // 10: cohortbridge.cohortsync.v1.CreateSyncResponse.run:type_name -> cohortbridge.cohortsync.v1.Run
 	6,  // 11: cohortbridge.cohortsync.v1.GetSyncResponse.sync:type_name -> cohortbridge.cohortsync.v1.Sync
 	6,  // 12: cohortbridge.cohortsync.v1.ListSyncsResponse.syncs:type_name -> cohortbridge.cohortsync.v1.Sync
 	6,  // 13: cohortbridge.cohortsync.v1.PauseSyncResponse.sync:type_name -> cohortbridge.cohortsync.v1.Sync
 	6,  // 14: cohortbridge.cohortsync.v1.ResumeSyncResponse.sync:type_name -> cohortbridge.cohortsync.v1.Sync
-	21, // 15: cohortbridge.cohortsync.v1.ResumeSyncResponse.run:type_name -> cohortbridge.cohortsync.v1.Run
-	21, // 16: cohortbridge.cohortsync.v1.RunSyncResponse.run:type_name -> cohortbridge.cohortsync.v1.Run
-	2,  // 17: cohortbridge.cohortsync.v1.Run.state:type_name -> cohortbridge.cohortsync.v1.Run.State
-	3,  // 18: cohortbridge.cohortsync.v1.Run.trigger:type_name -> cohortbridge.cohortsync.v1.Run.Trigger
-	41, // 19: cohortbridge.cohortsync.v1.Run.evaluation:type_name -> cohortbridge.cohortsync.v1.Evaluation
-	22, // 20: cohortbridge.cohortsync.v1.Run.totals:type_name -> cohortbridge.cohortsync.v1.RunTotals
-	40, // 21: cohortbridge.cohortsync.v1.Run.create_time:type_name -> google.protobuf.Timestamp
-	40, // 22: cohortbridge.cohortsync.v1.Run.start_time:type_name -> google.protobuf.Timestamp
-	40, // 23: cohortbridge.cohortsync.v1.Run.end_time:type_name -> google.protobuf.Timestamp
-	36, // 24: cohortbridge.cohortsync.v1.RunTotals.skipped_by_reason:type_name -> cohortbridge.cohortsync.v1.RunTotals.SkippedByReasonEntry
-	37, // 25: cohortbridge.cohortsync.v1.RunTotals.failed_by_reason:type_name -> cohortbridge.cohortsync.v1.RunTotals.FailedByReasonEntry
-	38, // 26: cohortbridge.cohortsync.v1.RunTotals.warnings:type_name -> cohortbridge.cohortsync.v1.RunTotals.WarningsEntry
-	21, // 27: cohortbridge.cohortsync.v1.GetRunResponse.run:type_name -> cohortbridge.cohortsync.v1.Run
-	21, // 28: cohortbridge.cohortsync.v1.ListRunsResponse.runs:type_name -> cohortbridge.cohortsync.v1.Run
-	21, // 29: cohortbridge.cohortsync.v1.WatchRunResponse.run:type_name -> cohortbridge.cohortsync.v1.Run
-	21, // 30: cohortbridge.cohortsync.v1.CancelRunResponse.run:type_name -> cohortbridge.cohortsync.v1.Run
-	21, // 31: cohortbridge.cohortsync.v1.ApproveRunResponse.run:type_name -> cohortbridge.cohortsync.v1.Run
-	5,  // 32: cohortbridge.cohortsync.v1.ListRunUsersRequest.outcome:type_name -> cohortbridge.cohortsync.v1.RunUser.Outcome
-	35, // 33: cohortbridge.cohortsync.v1.ListRunUsersResponse.users:type_name -> cohortbridge.cohortsync.v1.RunUser
-	4,  // 34: cohortbridge.cohortsync.v1.RunUser.operation:type_name -> cohortbridge.cohortsync.v1.RunUser.Operation
-	5,  // 35: cohortbridge.cohortsync.v1.RunUser.outcome:type_name -> cohortbridge.cohortsync.v1.RunUser.Outcome
-	8,  // 36: cohortbridge.cohortsync.v1.SyncService.CreateSync:input_type -> cohortbridge.cohortsync.v1.CreateSyncRequest
-	10, // 37: cohortbridge.cohortsync.v1.SyncService.GetSync:input_type -> cohortbridge.cohortsync.v1.GetSyncRequest
-	12, // 38: cohortbridge.cohortsync.v1.SyncService.ListSyncs:input_type -> cohortbridge.cohortsync.v1.ListSyncsRequest
-	14, // 39: cohortbridge.cohortsync.v1.SyncService.DeleteSync:input_type -> cohortbridge.cohortsync.v1.DeleteSyncRequest
-	15, // 40: cohortbridge.cohortsync.v1.SyncService.PauseSync:input_type -> cohortbridge.cohortsync.v1.PauseSyncRequest
-	17, // 41: cohortbridge.cohortsync.v1.SyncService.ResumeSync:input_type -> cohortbridge.cohortsync.v1.ResumeSyncRequest
-	19, // 42: cohortbridge.cohortsync.v1.SyncService.RunSync:input_type -> cohortbridge.cohortsync.v1.RunSyncRequest
-	23, // 43: cohortbridge.cohortsync.v1.RunService.GetRun:input_type -> cohortbridge.cohortsync.v1.GetRunRequest
-	25, // 44: cohortbridge.cohortsync.v1.RunService.ListRuns:input_type -> cohortbridge.cohortsync.v1.ListRunsRequest
-	27, // 45: cohortbridge.cohortsync.v1.RunService.WatchRun:input_type -> cohortbridge.cohortsync.v1.WatchRunRequest
-	29, // 46: cohortbridge.cohortsync.v1.RunService.CancelRun:input_type -> cohortbridge.cohortsync.v1.CancelRunRequest
-	31, // 47: cohortbridge.cohortsync.v1.RunService.ApproveRun:input_type -> cohortbridge.cohortsync.v1.ApproveRunRequest
-	33, // 48: cohortbridge.cohortsync.v1.RunService.ListRunUsers:input_type -> cohortbridge.cohortsync.v1.ListRunUsersRequest
-	9,  // 49: cohortbridge.cohortsync.v1.SyncService.CreateSync:output_type -> cohortbridge.cohortsync.v1.CreateSyncResponse
-	11, // 50: cohortbridge.cohortsync.v1.SyncService.GetSync:output_type -> cohortbridge.cohortsync.v1.GetSyncResponse
-	13, // 51: cohortbridge.cohortsync.v1.SyncService.ListSyncs:output_type -> cohortbridge.cohortsync.v1.ListSyncsResponse
-	42, // 52: cohortbridge.cohortsync.v1.SyncService.DeleteSync:output_type -> google.protobuf.Empty
-	16, // 53: cohortbridge.cohortsync.v1.SyncService.PauseSync:output_type -> cohortbridge.cohortsync.v1.PauseSyncResponse
-	18, // 54: cohortbridge.cohortsync.v1.SyncService.ResumeSync:output_type -> cohortbridge.cohortsync.v1.ResumeSyncResponse
-	20, // 55: cohortbridge.cohortsync.v1.SyncService.RunSync:output_type -> cohortbridge.cohortsync.v1.RunSyncResponse
-	24, // 56: cohortbridge.cohortsync.v1.RunService.GetRun:output_type -> cohortbridge.cohortsync.v1.GetRunResponse
-	26, // 57: cohortbridge.cohortsync.v1.RunService.ListRuns:output_type -> cohortbridge.cohortsync.v1.ListRunsResponse
-	28, // 58: cohortbridge.cohortsync.v1.RunService.WatchRun:output_type -> cohortbridge.cohortsync.v1.WatchRunResponse
-	30, // 59: cohortbridge.cohortsync.v1.RunService.CancelRun:output_type -> cohortbridge.cohortsync.v1.CancelRunResponse
-	32, // 60: cohortbridge.cohortsync.v1.RunService.ApproveRun:output_type -> cohortbridge.cohortsync.v1.ApproveRunResponse
-	34, // 61: cohortbridge.cohortsync.v1.RunService.ListRunUsers:output_type -> cohortbridge.cohortsync.v1.ListRunUsersResponse
-	49, // [49:62] is the sub-list for method output_type
-	36, // [36:49] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	23, // 15: cohortbridge.cohortsync.v1.ResumeSyncResponse.run:type_name -> cohortbridge.cohortsync.v1.Run
+	45, // 16: cohortbridge.cohortsync.v1.DryRunSyncResponse.evaluation:type_name -> cohortbridge.cohortsync.v1.Evaluation
+	38, // 17: cohortbridge.cohortsync.v1.DryRunSyncResponse.skipped_by_reason:type_name -> cohortbridge.cohortsync.v1.DryRunSyncResponse.SkippedByReasonEntry
+	39, // 18: cohortbridge.cohortsync.v1.DryRunSyncResponse.warnings:type_name -> cohortbridge.cohortsync.v1.DryRunSyncResponse.WarningsEntry
+	23, // 19: cohortbridge.cohortsync.v1.RunSyncResponse.run:type_name -> cohortbridge.cohortsync.v1.Run
+	2,  // 20: cohortbridge.cohortsync.v1.Run.state:type_name -> cohortbridge.cohortsync.v1.Run.State
+	3,  // 21: cohortbridge.cohortsync.v1.Run.trigger:type_name -> cohortbridge.cohortsync.v1.Run.Trigger
+	45, // 22: cohortbridge.cohortsync.v1.Run.evaluation:type_name -> cohortbridge.cohortsync.v1.Evaluation
+	24, // 23: cohortbridge.cohortsync.v1.Run.totals:type_name -> cohortbridge.cohortsync.v1.RunTotals
+	44, // 24: cohortbridge.cohortsync.v1.Run.create_time:type_name -> google.protobuf.Timestamp
+	44, // 25: cohortbridge.cohortsync.v1.Run.start_time:type_name -> google.protobuf.Timestamp
+	44, // 26: cohortbridge.cohortsync.v1.Run.end_time:type_name -> google.protobuf.Timestamp
+	40, // 27: cohortbridge.cohortsync.v1.RunTotals.skipped_by_reason:type_name -> cohortbridge.cohortsync.v1.RunTotals.SkippedByReasonEntry
+	41, // 28: cohortbridge.cohortsync.v1.RunTotals.failed_by_reason:type_name -> cohortbridge.cohortsync.v1.RunTotals.FailedByReasonEntry
+	42, // 29: cohortbridge.cohortsync.v1.RunTotals.warnings:type_name -> cohortbridge.cohortsync.v1.RunTotals.WarningsEntry
+	23, // 30: cohortbridge.cohortsync.v1.GetRunResponse.run:type_name -> cohortbridge.cohortsync.v1.Run
+	23, // 31: cohortbridge.cohortsync.v1.ListRunsResponse.runs:type_name -> cohortbridge.cohortsync.v1.Run
+	23, // 32: cohortbridge.cohortsync.v1.WatchRunResponse.run:type_name -> cohortbridge.cohortsync.v1.Run
+	23, // 33: cohortbridge.cohortsync.v1.CancelRunResponse.run:type_name -> cohortbridge.cohortsync.v1.Run
+	23, // 34: cohortbridge.cohortsync.v1.ApproveRunResponse.run:type_name -> cohortbridge.cohortsync.v1.Run
+	5,  // 35: cohortbridge.cohortsync.v1.ListRunUsersRequest.outcome:type_name -> cohortbridge.cohortsync.v1.RunUser.Outcome
+	37, // 36: cohortbridge.cohortsync.v1.ListRunUsersResponse.users:type_name -> cohortbridge.cohortsync.v1.RunUser
+	4,  // 37: cohortbridge.cohortsync.v1.RunUser.operation:type_name -> cohortbridge.cohortsync.v1.RunUser.Operation
+	5,  // 38: cohortbridge.cohortsync.v1.RunUser.outcome:type_name -> cohortbridge.cohortsync.v1.RunUser.Outcome
+	8,  // 39: cohortbridge.cohortsync.v1.SyncService.CreateSync:input_type -> cohortbridge.cohortsync.v1.CreateSyncRequest
+	10, // 40: cohortbridge.cohortsync.v1.SyncService.GetSync:input_type -> cohortbridge.cohortsync.v1.GetSyncRequest
+	12, // 41: cohortbridge.cohortsync.v1.SyncService.ListSyncs:input_type -> cohortbridge.cohortsync.v1.ListSyncsRequest
+	14, // 42: cohortbridge.cohortsync.v1.SyncService.DeleteSync:input_type -> cohortbridge.cohortsync.v1.DeleteSyncRequest
+	15, // 43: cohortbridge.cohortsync.v1.SyncService.PauseSync:input_type -> cohortbridge.cohortsync.v1.PauseSyncRequest
+	17, // 44: cohortbridge.cohortsync.v1.SyncService.ResumeSync:input_type -> cohortbridge.cohortsync.v1.ResumeSyncRequest
+	19, // 45: cohortbridge.cohortsync.v1.SyncService.DryRunSync:input_type -> cohortbridge.cohortsync.v1.DryRunSyncRequest
+	21, // 46: cohortbridge.cohortsync.v1.SyncService.RunSync:input_type -> cohortbridge.cohortsync.v1.RunSyncRequest
+	25, // 47: cohortbridge.cohortsync.v1.RunService.GetRun:input_type -> cohortbridge.cohortsync.v1.GetRunRequest
+	27, // 48: cohortbridge.cohortsync.v1.RunService.ListRuns:input_type -> cohortbridge.cohortsync.v1.ListRunsRequest
+	29, // 49: cohortbridge.cohortsync.v1.RunService.WatchRun:input_type -> cohortbridge.cohortsync.v1.WatchRunRequest
+	31, // 50: cohortbridge.cohortsync.v1.RunService.CancelRun:input_type -> cohortbridge.cohortsync.v1.CancelRunRequest
+	33, // 51: cohortbridge.cohortsync.v1.RunService.ApproveRun:input_type -> cohortbridge.cohortsync.v1.ApproveRunRequest
+	35, // 52: cohortbridge.cohortsync.v1.RunService.ListRunUsers:input_type -> cohortbridge.cohortsync.v1.ListRunUsersRequest
+	9,  // 53: cohortbridge.cohortsync.v1.SyncService.CreateSync:output_type -> cohortbridge.cohortsync.v1.CreateSyncResponse
+	11, // 54: cohortbridge.cohortsync.v1.SyncService.GetSync:output_type -> cohortbridge.cohortsync.v1.GetSyncResponse
+	13, // 55: cohortbridge.cohortsync.v1.SyncService.ListSyncs:output_type -> cohortbridge.cohortsync.v1.ListSyncsResponse
+	46, // 56: cohortbridge.cohortsync.v1.SyncService.DeleteSync:output_type -> google.protobuf.Empty
+	16, // 57: cohortbridge.cohortsync.v1.SyncService.PauseSync:output_type -> cohortbridge.cohortsync.v1.PauseSyncResponse
+	18, // 58: cohortbridge.cohortsync.v1.SyncService.ResumeSync:output_type -> cohortbridge.cohortsync.v1.ResumeSyncResponse
+	20, // 59: cohortbridge.cohortsync.v1.SyncService.DryRunSync:output_type -> cohortbridge.cohortsync.v1.DryRunSyncResponse
+	22, // 60: cohortbridge.cohortsync.v1.SyncService.RunSync:output_type -> cohortbridge.cohortsync.v1.RunSyncResponse
+	26, // 61: cohortbridge.cohortsync.v1.RunService.GetRun:output_type -> cohortbridge.cohortsync.v1.GetRunResponse
+	28, // 62: cohortbridge.cohortsync.v1.RunService.ListRuns:output_type -> cohortbridge.cohortsync.v1.ListRunsResponse
+	30, // 63: cohortbridge.cohortsync.v1.RunService.WatchRun:output_type -> cohortbridge.cohortsync.v1.WatchRunResponse
+	32, // 64: cohortbridge.cohortsync.v1.RunService.CancelRun:output_type -> cohortbridge.cohortsync.v1.CancelRunResponse
+	34, // 65: cohortbridge.cohortsync.v1.RunService.ApproveRun:output_type -> cohortbridge.cohortsync.v1.ApproveRunResponse
+	36, // 66: cohortbridge.cohortsync.v1.RunService.ListRunUsers:output_type -> cohortbridge.cohortsync.v1.ListRunUsersResponse
+	53, // [53:67] is the sub-list for method output_type
+	39, // [39:53] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_cohortbridge_cohortsync_v1_sync_proto_init() }
@@ -2712,7 +3001,7 @@ func file_cohortbridge_cohortsync_v1_sync_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cohortbridge_cohortsync_v1_sync_proto_rawDesc), len(file_cohortbridge_cohortsync_v1_sync_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   33,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

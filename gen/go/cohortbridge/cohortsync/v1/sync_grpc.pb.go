@@ -26,6 +26,7 @@ const (
 	SyncService_DeleteSync_FullMethodName = "/cohortbridge.cohortsync.v1.SyncService/DeleteSync"
 	SyncService_PauseSync_FullMethodName  = "/cohortbridge.cohortsync.v1.SyncService/PauseSync"
 	SyncService_ResumeSync_FullMethodName = "/cohortbridge.cohortsync.v1.SyncService/ResumeSync"
+	SyncService_DryRunSync_FullMethodName = "/cohortbridge.cohortsync.v1.SyncService/DryRunSync"
 	SyncService_RunSync_FullMethodName    = "/cohortbridge.cohortsync.v1.SyncService/RunSync"
 )
 
@@ -48,6 +49,10 @@ type SyncServiceClient interface {
 	PauseSync(ctx context.Context, in *PauseSyncRequest, opts ...grpc.CallOption) (*PauseSyncResponse, error)
 	// ResumeSync starts scheduling again, with a run at once.
 	ResumeSync(ctx context.Context, in *ResumeSyncRequest, opts ...grpc.CallOption) (*ResumeSyncResponse, error)
+	// DryRunSync says what a run would do now, for a sync or for one that is not made
+	// yet: who would be added, updated, removed and left out, how many calls it would
+	// make and what they would cost. Nothing is stored and nobody is called.
+	DryRunSync(ctx context.Context, in *DryRunSyncRequest, opts ...grpc.CallOption) (*DryRunSyncResponse, error)
 	// RunSync asks for a run now. While one is queued, under way or BLOCKED, that one
 	// is returned.
 	RunSync(ctx context.Context, in *RunSyncRequest, opts ...grpc.CallOption) (*RunSyncResponse, error)
@@ -121,6 +126,16 @@ func (c *syncServiceClient) ResumeSync(ctx context.Context, in *ResumeSyncReques
 	return out, nil
 }
 
+func (c *syncServiceClient) DryRunSync(ctx context.Context, in *DryRunSyncRequest, opts ...grpc.CallOption) (*DryRunSyncResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DryRunSyncResponse)
+	err := c.cc.Invoke(ctx, SyncService_DryRunSync_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *syncServiceClient) RunSync(ctx context.Context, in *RunSyncRequest, opts ...grpc.CallOption) (*RunSyncResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(RunSyncResponse)
@@ -150,6 +165,10 @@ type SyncServiceServer interface {
 	PauseSync(context.Context, *PauseSyncRequest) (*PauseSyncResponse, error)
 	// ResumeSync starts scheduling again, with a run at once.
 	ResumeSync(context.Context, *ResumeSyncRequest) (*ResumeSyncResponse, error)
+	// DryRunSync says what a run would do now, for a sync or for one that is not made
+	// yet: who would be added, updated, removed and left out, how many calls it would
+	// make and what they would cost. Nothing is stored and nobody is called.
+	DryRunSync(context.Context, *DryRunSyncRequest) (*DryRunSyncResponse, error)
 	// RunSync asks for a run now. While one is queued, under way or BLOCKED, that one
 	// is returned.
 	RunSync(context.Context, *RunSyncRequest) (*RunSyncResponse, error)
@@ -180,6 +199,9 @@ func (UnimplementedSyncServiceServer) PauseSync(context.Context, *PauseSyncReque
 }
 func (UnimplementedSyncServiceServer) ResumeSync(context.Context, *ResumeSyncRequest) (*ResumeSyncResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ResumeSync not implemented")
+}
+func (UnimplementedSyncServiceServer) DryRunSync(context.Context, *DryRunSyncRequest) (*DryRunSyncResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DryRunSync not implemented")
 }
 func (UnimplementedSyncServiceServer) RunSync(context.Context, *RunSyncRequest) (*RunSyncResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RunSync not implemented")
@@ -313,6 +335,24 @@ func _SyncService_ResumeSync_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SyncService_DryRunSync_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DryRunSyncRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SyncServiceServer).DryRunSync(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SyncService_DryRunSync_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SyncServiceServer).DryRunSync(ctx, req.(*DryRunSyncRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _SyncService_RunSync_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(RunSyncRequest)
 	if err := dec(in); err != nil {
@@ -361,6 +401,10 @@ var SyncService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ResumeSync",
 			Handler:    _SyncService_ResumeSync_Handler,
+		},
+		{
+			MethodName: "DryRunSync",
+			Handler:    _SyncService_DryRunSync_Handler,
 		},
 		{
 			MethodName: "RunSync",
