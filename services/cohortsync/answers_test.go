@@ -164,13 +164,16 @@ func TestAPasscodeThatExpiresInTheMiddlePausesTheSyncAndKeepsWhatWasConfirmed(t 
 		})
 		r.cfg.AccountConcurrency = 1
 		r.restart()
-		n := map[channelKind]int{partner: 5000, customList: 5000, apiSegment: 500}[kind]
+		// Ten batches of an API segment are twenty calls, and four profiles at most
+		// are written ahead of their segment's update.
+		n := map[channelKind]int{partner: 5000, customList: 5000, apiSegment: 1000}[kind]
+		calls := map[channelKind]int64{partner: 4, customList: 4, apiSegment: 12}[kind]
 		all := r.people(uint64(n))
 		r.world.SetLeaf("Buy", all[:10]...)
 		s := r.sync("Buy", dynamic)
 		r.ok(r.run(s))
 		r.world.SetLeaf("Buy", all...)
-		left.Store(4)
+		left.Store(calls)
 		run := r.run(s)
 		require.NotEqual(t, cohortsyncv1.Run_STATE_SUCCEEDED, run.GetState())
 		sent := run.GetTotals().GetSent()

@@ -262,6 +262,7 @@ func TestAnAPISegmentThatIsNotEnabledPausesTheSync(t *testing.T) {
 			require.Equal(t, cohortsyncv1.Run_STATE_FAILED, run.GetState())
 			require.Contains(t, r.state(s).GetPause().GetText(), "API segments are not enabled")
 			paths, _ := asked.take()
+			require.Len(t, r.world.Reports(), 1, "the connector is told to be refused")
 			require.Equal(t, []string{createPath}, paths, "no profile is written for a segment that is not there")
 			// Enabled at last.
 			asked.answering(nil)

@@ -116,7 +116,7 @@ func (x *execution) verdict(f *store.Finish, cause error, reason, text string) {
 		f.State, f.Reason, f.ReasonText = store.Failed, store.PauseRefused, x.fatal.Error()
 		f.SyncState = store.SyncPaused
 		f.Pause = &store.Pause{Reason: store.PauseRefused, Text: x.fatal.Error(), Actor: "system", Since: x.cfg.Now()}
-		if x.fatal.Status == 401 || x.fatal.Status == 403 {
+		if credentials(x.fatal) {
 			if err := x.connectors.ReportRefused(x.write(), x.run.ProjectID, x.run.ConnectorID, x.fatal.Error()); err != nil {
 				x.cfg.Log.WarnContext(x.stop, "connector state not reported", "connector", x.run.ConnectorID, "error", err)
 			}

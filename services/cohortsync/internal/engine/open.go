@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"net/http"
 
 	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/channel"
 	"github.com/cohortbridge/cohortbridge/services/cohortsync/internal/clevertap"
@@ -53,6 +54,13 @@ func (x *execution) unmade() bool {
 	if _, ok := x.dest.Channel.(channel.Preparer); !ok {
 		return false
 	}
-	gone := x.fatal != nil && x.fatal.Status != 401 && x.fatal.Status != 403 && x.fatal.Code != 401 && x.fatal.Code != 403
+	gone := x.fatal != nil && !credentials(x.fatal)
 	return x.run.Full && !x.run.Plan.Opened || gone
+}
+
+// credentials reports whether a refusal is about who calls, whether the status says
+// so or the body of a 200.
+func credentials(e *clevertap.Error) bool {
+	about := func(code int) bool { return code == http.StatusUnauthorized || code == http.StatusForbidden }
+	return e.Class == clevertap.Refused && (about(e.Status) || about(e.Code))
 }
