@@ -114,7 +114,7 @@ func TestTheCommandLineDoesTheMainJob(t *testing.T) {
 	for _, args := range [][]string{
 		{"cohorts", "history", "1"},
 		{"projects", "list"}, {"projects", "get"}, {"projects", "update", "--clevertap-sources", "clevertap,clevertap-eu"}, {"connectors", "list"}, {"connectors", "get", "1"}, {"connectors", "verify", "1"}, {"cohorts", "list"}, {"cohorts", "get", "1"}, {"cohorts", "members", "1"},
-		{"syncs", "list"}, {"syncs", "get", "1"}, {"syncs", "pause", "1", "--reason", "lunch"}, {"syncs", "resume", "1", "--watch"}, {"syncs", "run", "1", "--watch"}, {"runs", "list", "1"}, {"runs", "get", "1/1"},
+		{"syncs", "dry-run", "1"}, {"syncs", "dry-run", "--cohort", "1", "--connector", "1"}, {"syncs", "list"}, {"syncs", "get", "1"}, {"syncs", "pause", "1", "--reason", "lunch"}, {"syncs", "resume", "1", "--watch"}, {"syncs", "run", "1", "--watch"}, {"runs", "list", "1"}, {"runs", "get", "1/1"},
 		{"runs", "users", "1/1", "--outcome", "SENT"}, {"usage", "get"}, {"usage", "rules"}, {"usage", "months"}, {"usage", "by", "event"}, {"usage", "explain", "ann"}, {"usage", "reclassify"}, {"profiles", "rebuild-projection"},
 		{"usage", "organization", "--operator-key-file", filepath.Join(dir, "operator.key")}, {"profiles", "get", "cli-1"}, {"profiles", "identity", "cli-1"}, {"profiles", "identity", "--ignore-alias", "cli-1"}, {"profiles", "group", "company", "acme"},
 	} {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -67,7 +68,7 @@ func syncsCommand() *cobra.Command {
 		return c.print(resp.GetSync(), syncHeader, []table.Row{syncRow(resp.GetSync())})
 	})}
 	pause.Flags().StringVar(&why, "reason", "", "why, shown to others")
-	root.AddCommand(list, get, createSyncCommand(), runSyncCommand(), resumeSyncCommand(), pause, remove)
+	root.AddCommand(list, get, createSyncCommand(), dryRunCommand(), runSyncCommand(), resumeSyncCommand(), pause, remove)
 	return root
 }
 
@@ -100,6 +101,50 @@ func createSyncCommand() *cobra.Command {
 			return c.watch(ctx, resp.GetRun().GetName())
 		}
 		return c.print(resp.GetSync(), syncHeader, []table.Row{syncRow(resp.GetSync())})
+	})
+	return cmd
+}
+
+func dryRunCommand() *cobra.Command {
+	var cohort, connector string
+	var full bool
+	cmd := &cobra.Command{
+		Use: "dry-run [ID]", Short: "Say what a run would do and cost, doing nothing", Args: cobra.MaximumNArgs(1),
+		Example: "  cohortbridge syncs dry-run 1\n  cohortbridge syncs dry-run --cohort 1 --connector 1",
+	}
+	cmd.Flags().StringVar(&cohort, "cohort", "", "cohort of a sync that is not made yet")
+	cmd.Flags().StringVar(&connector, "connector", "", "connector of a sync that is not made yet")
+	cmd.Flags().BoolVar(&full, "full", false, "as if everyone were sent again")
+	cmd.RunE = run(func(ctx context.Context, c *client, _ *cobra.Command, args []string) error {
+		req := &cohortsyncv1.DryRunSyncRequest{Parent: c.project, Full: full}
+		switch {
+		case len(args) == 1:
+			req.Sync = c.name("syncs", args[0])
+		case cohort != "" && connector != "":
+			req.Cohort, req.Connector = c.name("cohorts", cohort), c.name("connectors", connector)
+		default:
+			return errors.New("give a sync, or --cohort and --connector")
+		}
+		d, err := cohortsyncv1.NewSyncServiceClient(c.conn).DryRunSync(ctx, req)
+		if err != nil {
+			return err
+		}
+		rows := []table.Row{
+			{"users in the cohort", d.GetEvaluation().GetUsers()}, {"would be added", d.GetAdded()}, {"would be updated", d.GetUpdated()}, {"would be removed", d.GetRemoved()}, {"are in already", d.GetUnchanged()},
+			{"would be left out", d.GetSkipped()}, {"calls", d.GetCalls()}, {"data points (estimate)", d.GetDataPoints()}, {"everyone is sent", d.GetFull()},
+		}
+		for _, why := range slices.Sorted(maps.Keys(d.GetSkippedByReason())) {
+			rows = append(rows, table.Row{"  left out: " + why, d.GetSkippedByReason()[why]})
+		}
+		for _, kind := range slices.Sorted(maps.Keys(d.GetWarnings())) {
+			rows = append(rows, table.Row{"  warning: " + kind, d.GetWarnings()[kind]})
+		}
+		for _, text := range []string{d.GetBlockedText(), d.GetRefusedText()} {
+			if text != "" {
+				rows = append(rows, table.Row{"held back", text})
+			}
+		}
+		return c.print(d, table.Row{"What", "Now"}, rows)
 	})
 	return cmd
 }

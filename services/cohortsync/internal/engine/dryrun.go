@@ -30,8 +30,10 @@ type DryRun struct {
 }
 
 // count adds a batch that would be sent.
-func (d *DryRun) count(b *store.Batch) {
-	d.Calls++
+func (d *DryRun) count(b *store.Batch, traits channel.Traits) {
+	if b.Op != channel.Remove || traits.RemovesByCall {
+		d.Calls++
+	}
 	if b.Op == channel.Add {
 		d.adds++
 	}
@@ -79,12 +81,12 @@ func (e *Engine) DryRun(ctx context.Context, s store.Sync, full bool) (*DryRun, 
 		d.TooLarge = tooLarge(n, e.cfg.MaxMembers)
 		return d, nil
 	}
-	if d.Blocked, err = x.plan(res); err != nil {
+	if d.Blocked, err = x.plan(res); err != nil { //nolint:contextcheck // the execution carries its contexts
 		return nil, err
 	}
 	if d.Blocked != "" { // what it would do once it is approved
 		x.run.Approved, x.run.Full, x.run.Totals = true, full, store.Totals{}
-		if _, err = x.plan(res); err != nil {
+		if _, err = x.plan(res); err != nil { //nolint:contextcheck // as above
 			return nil, err
 		}
 	}

@@ -158,7 +158,7 @@ func (p *planner) flush(b *builder) error {
 	b.batch.Page, b.batch.Index = p.pages[op], p.index
 	p.index++
 	if p.dry != nil {
-		p.dry.count(&b.batch)
+		p.dry.count(&b.batch, p.traits)
 		*b = builder{batch: store.Batch{Op: op}}
 		return nil
 	}
