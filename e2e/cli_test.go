@@ -196,7 +196,7 @@ func exportsAndImportsTheSame(t *testing.T, c *cli, dir string) {
 		t.Errorf("exported\n%s\nimported into another project and exported again\n%s", names(ours), names(theirs))
 	}
 
-	mixed := `{"event":"View","properties":{"time":1793527200,"distinct_id":"eve","$insert_id":"m1","$city":"Oslo"}}
+	mixed := "\ufeff" + `{"event":"View","properties":{"time":1793527200,"distinct_id":"eve","$insert_id":"m1","$city":"Oslo"}}
 not JSON
 
 {"event":"View","time":"2026-11-01T10:00:00Z","distinct_id":"null"}
@@ -208,9 +208,12 @@ not JSON
 	if err == nil || !strings.Contains(out, "5") {
 		t.Errorf("import of mixed lines: %v\n%s", err, out)
 	}
-	for _, want := range []string{"line 2: ", "line 4: 'properties.distinct_id' is invalid", "line 5: ", "line 6: longer", "line 7: ", "5 of the lines"} {
+	for _, want := range []string{"line 2: ", "line 4: 'properties.distinct_id' is invalid", "line 5: is no event: colour is no field of an event", "line 6: longer", "line 7: is no event: properties must be an object", "5 of the lines"} {
 		if !strings.Contains(errOut, want) {
 			t.Errorf("import of mixed lines says\n%s\nwant %q", errOut, want)
+		}
+		if strings.Contains(errOut, "cli.") || strings.Contains(errOut, "Go ") {
+			t.Errorf("import of mixed lines speaks of its own types:\n%s", errOut)
 		}
 	}
 	if theirs := c.run("", append(day, copyOf...)...); strings.Count(theirs, `"View"`) != 2 || !strings.Contains(theirs, "9007199254740993") {

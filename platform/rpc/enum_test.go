@@ -20,10 +20,10 @@ import (
 
 func TestAnEnumThatIsRefusedNamesWhatIsAllowed(t *testing.T) {
 	for want, m := range map[string]protoreflect.ProtoMessage{
-		"by: must be one of BY_DAY, BY_SOURCE, BY_EVENT":                               &ingestionv1.BreakDownUsageRequest{Parent: "projects/1"},
-		"role: must be one of ROLE_CONSUMER, ROLE_ANALYST, ROLE_ADMIN, ROLE_OWNER":     &registryv1.ServiceAccount{DisplayName: "x", Role: 99},
-		"unit: must be one of UNIT_MINUTE, UNIT_HOUR, UNIT_DAY, UNIT_WEEK, UNIT_MONTH": &typev1.RelativeWindow{Amount: 1},
-		"channel: must be one of CHANNEL_PARTNER, CHANNEL_CUSTOM_LIST, or left out":    &registryv1.CleverTap{AccountId: "A", Passcode: "p", Region: "eu1", Channel: 99},
+		"by: must be one of BY_DAY, BY_SOURCE, BY_EVENT":                                                 &ingestionv1.BreakDownUsageRequest{Parent: "projects/1"},
+		"role: must be one of ROLE_CONSUMER, ROLE_ANALYST, ROLE_ADMIN, ROLE_OWNER":                       &registryv1.ServiceAccount{DisplayName: "x", Role: 99},
+		"unit: must be one of UNIT_MINUTE, UNIT_HOUR, UNIT_DAY, UNIT_WEEK, UNIT_MONTH":                   &typev1.RelativeWindow{Amount: 1},
+		"channel: must be one of CHANNEL_PARTNER, CHANNEL_CUSTOM_LIST, CHANNEL_API_SEGMENT, or left out": &registryv1.CleverTap{AccountId: "A", Passcode: "p", Region: "eu1", Channel: 99},
 	} {
 		f := fault.As(rpc.Check(m))
 		if f == nil || f.Public != want || f.Violations[0].Field+": "+f.Violations[0].Description != want {

@@ -214,6 +214,11 @@ func violations(err error) error {
 		if f := x.FieldDescriptor; f != nil && f.Kind() == protoreflect.EnumKind && strings.HasPrefix(x.Proto.GetRuleId(), "enum.") {
 			desc = EnumRule(f)
 		}
+		if pattern, ok := x.RuleValue.Interface().(string); ok && x.Proto.GetRuleId() == "string.pattern" {
+			if words := PatternRule(pattern); words != "" {
+				desc = words
+			}
+		}
 		f.Violations = append(f.Violations, fault.Violation{Field: field, Description: desc})
 		texts = append(texts, field+": "+desc)
 	}

@@ -268,6 +268,8 @@ func TestEventsAreExportedByExpression(t *testing.T) {
 		`properties["$import"] and "IN" in properties["currency"]`:                   {"p1"},
 		`properties["mp_processing_time_ms"] > 0`:                                    {"o1", "p1", "p2"},
 		`user["plan"] == "gold"`:                                                     {},
+		`user["$distinct_id"] == "payer"`:                                            {"p1", "p2"},
+		`user["distinct_id"] == "other"`:                                             {"o1"},
 	} {
 		got, err := h.exportWhere(&ingestionv1.ExportEventsRequest{Parent: "projects/1", FromDate: "2026-03-30", ToDate: "2026-03-31", Where: src})
 		if err != nil {

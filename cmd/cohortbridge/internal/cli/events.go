@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -120,6 +121,24 @@ func parseLine(b []byte) (*ingestionv1.Event, error) {
 	return e, nil
 }
 
+// inWords is an error of a line without the names of our own types.
+func inWords(err error) string {
+	var s *json.SemanticError
+	if !errors.As(err, &s) {
+		return strings.TrimPrefix(err.Error(), "jsontext: ") // of the syntax; says where
+	}
+	where := strings.TrimPrefix(string(s.JSONPointer), "/")
+	switch {
+	case errors.Is(err, json.ErrUnknownName):
+		return where + " is no field of an event; want event, time, distinct_id, insert_id, properties"
+	case where == "":
+		return "must be an object"
+	case where == "time":
+		return "time must be a text such as 2026-11-01T10:00:00Z"
+	}
+	return where + " must be a text"
+}
+
 // What one request carries: at most as many events as are allowed in one, and of
 // lines less than the 10 MB that are.
 const (
@@ -144,8 +163,8 @@ func (i *importer) refuse(line int32, field, message string) {
 func (i *importer) add(ctx context.Context, line int32, b []byte) error {
 	e, err := parseLine(b)
 	if err != nil {
-		i.refuse(line, "", "is no event: "+err.Error())
-		return nil //nolint:nilerr // the line fails alone
+		i.refuse(line, "", "is no event: "+inWords(err))
+		return nil
 	}
 	i.batch, i.lines, i.size = append(i.batch, e), append(i.lines, line), i.size+len(b)
 	if len(i.batch) < importBatch && i.size < importBytes {
@@ -178,6 +197,9 @@ func (c *client) importEvents(ctx context.Context, in io.Reader, size int64) err
 	for line := int32(0); ; line++ {
 		b, long, err := readLine(lines)
 		_ = bar.Add(len(b) + 1)
+		if line == 0 {
+			b = bytes.TrimPrefix(b, []byte("\ufeff"))
+		}
 		switch {
 		case long:
 			i.refuse(line, "", fmt.Sprintf("longer than %d bytes", lineBytes))

@@ -242,7 +242,10 @@ func (d *Decoder) keep(nameStart int, val jsontext.Value) {
 func (d *Decoder) property(ev *Event, key []byte, val jsontext.Value) (keep bool, f *Failure) {
 	switch string(key) {
 	case `"token"`:
-		ev.Token, _ = d.text(val)
+		var ok bool
+		if ev.Token, ok = d.text(val); !ok {
+			ev.BadToken = val.Kind() != 'n'
+		}
 		return false, nil
 	case `"ip"`: // a place to look up, never stored
 		return false, nil

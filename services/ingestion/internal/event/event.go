@@ -96,6 +96,8 @@ type Event struct {
 	Rule      string
 	Guardrail bool
 
+	// BadToken says that there is a token and it is no text.
+	BadToken bool
 	// Before is the id at arrival that an exported event says it had.
 	Before []byte
 

@@ -241,7 +241,11 @@ func (in *Ingester) finish(ctx context.Context, sc *scratch, rules *event.Rules,
 		ev := &sc.events[i]
 		if byToken && (proj == nil || !bytes.Equal(token, ev.Token)) {
 			if len(ev.Token) == 0 {
-				failures = append(failures, ev.Invalid("properties.token", "missing"))
+				why := "missing; send the project's token"
+				if ev.BadToken {
+					why = "must be a string, the project's token"
+				}
+				failures = append(failures, ev.Invalid("properties.token", why))
 				continue
 			}
 			p, err := in.Registry.ByToken(ctx, string(ev.Token))

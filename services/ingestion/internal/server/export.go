@@ -201,6 +201,9 @@ type eventRow struct {
 
 // Property implements where.Row.
 func (r *eventRow) Property(s where.Scope, name string) where.Value {
+	if s == where.User && r.event.UserNo != 0 && (name == "$distinct_id" || name == "distinct_id") {
+		return where.Text(r.distinctID)
+	}
 	if s == where.User {
 		return r.lookup(&r.user, r.profile, name)
 	}

@@ -165,7 +165,7 @@ func Open(r *Request, lim Limits) (*Payload, error) {
 	if len(body) > lim.Decompressed {
 		return p, tooLarge(lim.Decompressed)
 	}
-	data, form, err := p.locate(r, body, query)
+	data, form, err := p.locate(r, bytes.TrimPrefix(body, []byte("\ufeff")), query) // Windows tools begin with it
 	if err != nil {
 		return p, err
 	}
@@ -309,7 +309,7 @@ func (p *Payload) inflate(body []byte, lim *Limits) ([]byte, error) {
 	case n > int64(lim.Decompressed):
 		return nil, tooLarge(lim.Decompressed)
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return nil, &Refusal{http.StatusBadRequest, "the gzip body is cut off"}
+		return nil, &Refusal{http.StatusBadRequest, "the gzip body is cut off, or followed by something else"}
 	case err != nil:
 		return nil, &Refusal{http.StatusBadRequest, "the body is not valid gzip"}
 	}
