@@ -171,8 +171,16 @@ func TestAUserMergedAwayKeepsItsPlaceOnThePage(t *testing.T) {
 	if strings.Join(again.ids, " ") != "a b" || len(again.props[0])*len(again.props[1]) != 0 {
 		t.Errorf("after the merge: %v %v", again.ids, again.props)
 	}
-	if now := h.query(&ingestionv1.QueryProfilesRequest{Parent: "projects/2"}); now.GetTotal() != 1 {
-		t.Errorf("a new query has %d users", now.GetTotal())
+	// One of the two is the user now, and is answered under that id, whichever is asked for.
+	user, err := h.who.LookupIdentity(context.Background(), &ingestionv1.LookupIdentityRequest{Parent: "projects/2", DistinctId: "b"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, ids := range [][]string{nil, {"a"}, {"b"}} {
+		now := h.query(&ingestionv1.QueryProfilesRequest{Parent: "projects/2", DistinctIds: ids})
+		if now.GetTotal() != 1 || strings.Join(now.ids, " ") != user.GetCanonicalId() {
+			t.Errorf("a new query for %v has %v, want %s alone", ids, now.ids, user.GetCanonicalId())
+		}
 	}
 }
 
