@@ -230,7 +230,7 @@ func TestWhatCantBeReadIsToldByNameAndNotByValue(t *testing.T) {
 		{"an enum of the body of another type", "POST", "/v1/projects/1/serviceAccounts", `{"display_name":"x","role":["zoe4711"]}`, "role", role},
 		{"an enum left out", "POST", "/v1/projects/1/serviceAccounts", `{"display_name":"x"}`, "service_account.role", role},
 		{"an enum deep in the body", "POST", "/v1/projects/1/cohorts", `{"display_name":"x","definition":{"property":{"filter":{"property":"plan","type":"zoe4711"}}}}`, "type", "must be one of VALUE_TYPE_STRING, "},
-		{"an enum that may be left out", "POST", "/v1/projects/1/connectors", `{"display_name":"x","clevertap":{"channel":"zoe4711"}}`, "channel", "must be one of CHANNEL_PARTNER, CHANNEL_CUSTOM_LIST, or left out"},
+		{"an enum that may be left out", "POST", "/v1/projects/1/connectors", `{"display_name":"x","clevertap":{"channel":"zoe4711"}}`, "channel", "must be one of CHANNEL_PARTNER, CHANNEL_CUSTOM_LIST, CHANNEL_API_SEGMENT, or left out"},
 		{"a number of the query", "GET", "/v1/projects/1/usage:months?months=zoe4711", "", "months", "must be a whole number"},
 		{"a parameter given twice", "GET", "/v1/projects/1/profiles:lookup?distinct_id=zoe4711&distinct_id=b", "", "distinct_id", "given more than once"},
 		{"a text of another type", "POST", "/v1/projects/1/cohorts", `{"display_name":4711}`, "display_name", "invalid value for string field display_name"},
