@@ -31,7 +31,7 @@ type Config struct {
 	// MaxInFlightBytes bounds the bodies of these requests together, in bytes as
 	// sent; default 64 MiB, negative is no bound.
 	MaxInFlightBytes int64
-	// BodyTimeout bounds how long one of these bodies may take to arrive; default
+	// BodyTimeout bounds how long the body of any request may take to arrive; default
 	// one minute.
 	BodyTimeout time.Duration
 	// Read bounds what a project reads over Mixpanel's routes; no limits by default.
@@ -78,8 +78,8 @@ func New(ctx context.Context, cfg Config, conns Conns) (http.Handler, error) {
 	mixpanelRoutes(mux, ingest, &cfg, gate)
 	validateRoute(mux, ingest)
 	readRoutes(mux, conns, &cfg, gate)
-	mux.Handle("/v1/", http.MaxBytesHandler(rest, cfg.MaxBodyBytes))
-	return traced(mux), nil
+	mux.Handle("/v1/", bounded(rest, cfg.MaxBodyBytes))
+	return traced(bodies(mux, cfg.BodyTimeout)), nil
 }
 
 func restMux(ctx context.Context, c Conns) (http.Handler, error) {

@@ -6,8 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -83,18 +81,13 @@ func (h *ingestHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // takes little.
 func (h *ingestHandler) readBody(w http.ResponseWriter, r *http.Request, room *inflight.Ticket) ([]byte, bool) {
 	limit := h.cfg.MaxBodyBytes
-	tooLarge := func() ([]byte, bool) {
-		mixpanelError(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("request exceeds max limit of %d bytes", limit))
-		return nil, false
-	}
 	if r.ContentLength > limit {
-		return tooLarge()
+		mixpanelError(w, http.StatusRequestEntityTooLarge, tooLarge(limit))
+		return nil, false
 	}
 	if r.ContentLength == 0 {
 		return nil, true
 	}
-	// A sender that stalls may not hold its place for ever. Not every writer has deadlines; a server's has.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.cfg.BodyTimeout))
 	src := http.MaxBytesReader(w, r.Body, limit)
 	var body []byte
 	var err error
@@ -114,17 +107,14 @@ func (h *ingestHandler) readBody(w http.ResponseWriter, r *http.Request, room *i
 			body = body[:len(body)+n]
 		}
 	}
-	_, over := errors.AsType[*http.MaxBytesError](err)
-	switch {
-	case errors.Is(err, io.EOF):
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // see above
+	if errors.Is(err, io.EOF) {
 		return body, true
-	case over:
-		return tooLarge()
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		retry(w, http.StatusServiceUnavailable, "the body did not arrive in time")
+	}
+	switch code, text := bodyProblem(err); code {
+	case http.StatusServiceUnavailable:
+		retry(w, code, text)
 	default:
-		mixpanelError(w, http.StatusBadRequest, "the request body broke off")
+		mixpanelError(w, code, text)
 	}
 	return nil, false
 }
