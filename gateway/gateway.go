@@ -79,7 +79,7 @@ func New(ctx context.Context, cfg Config, conns Conns) (http.Handler, error) {
 	validateRoute(mux, ingest)
 	readRoutes(mux, conns, &cfg, gate)
 	mux.Handle("/v1/", bounded(rest, cfg.MaxBodyBytes))
-	return traced(bodies(mux, cfg.BodyTimeout)), nil
+	return cleaned(traced(bodies(unknownReadable(mux), cfg.BodyTimeout))), nil
 }
 
 func restMux(ctx context.Context, c Conns) (http.Handler, error) {

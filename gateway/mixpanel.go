@@ -45,7 +45,7 @@ func (h *ingestHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	room, ok := h.gate.Enter(0)
 	if !ok {
-		retry(w, http.StatusTooManyRequests, tooMany)
+		retry(w, http.StatusTooManyRequests, busy)
 		return
 	}
 	defer room.Leave()
@@ -97,7 +97,7 @@ func (h *ingestHandler) readBody(w http.ResponseWriter, r *http.Request, room *i
 			size = min(size, r.ContentLength+1)
 		}
 		if !room.Grow(size - int64(cap(body))) {
-			retry(w, http.StatusTooManyRequests, tooMany)
+			retry(w, http.StatusTooManyRequests, busy)
 			return nil, false
 		}
 		body = append(make([]byte, 0, size), body...)
@@ -123,7 +123,12 @@ func (h *ingestHandler) readBody(w http.ResponseWriter, r *http.Request, room *i
 // An ordinary compressed batch fits, so that it is not copied while it grows.
 const firstRead = 256 << 10
 
-const tooMany = "Project exceeded rate limits. Please retry the request with exponential backoff."
+const (
+	// tooMany is Mixpanel's text for a project that asks too often.
+	tooMany = "Project exceeded rate limits. Please retry the request with exponential backoff."
+	// busy is for what no project can help: all of them together are too many.
+	busy = "The server is busy with too many requests. Please retry the request with exponential backoff."
+)
 
 // retry answers that the sender should come back.
 func retry(w http.ResponseWriter, code int, text string) {
@@ -136,7 +141,7 @@ func retry(w http.ResponseWriter, code int, text string) {
 func ingestError(w http.ResponseWriter, err error) {
 	switch status.Code(err) {
 	case codes.ResourceExhausted:
-		retry(w, http.StatusTooManyRequests, tooMany)
+		retry(w, http.StatusTooManyRequests, busy)
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 		retry(w, http.StatusServiceUnavailable, "ingestion is not available; retry")
 	default:

@@ -43,6 +43,9 @@ func post(ctx context.Context, url string, body io.Reader, length int64) (int, h
 
 func want429(t *testing.T, what string, code int, head http.Header, body string) {
 	t.Helper()
+	if !strings.Contains(body, "server is busy") || strings.Contains(body, "Project") {
+		t.Errorf("%s: it is the server that is busy: %s", what, body)
+	}
 	if code != 429 || head.Get("Retry-After") == "" || !strings.HasPrefix(body, `{"code":429,"error":"`) || !strings.Contains(body, `"status":"Too Many Requests"`) {
 		t.Errorf("%s: %d %v %s, want 429 in the form of /import", what, code, head, body)
 	}

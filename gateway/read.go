@@ -154,7 +154,7 @@ func (d *reader) params(w http.ResponseWriter, r *http.Request, methods []string
 	}
 	room, ok := d.gate.Enter(size)
 	if !ok {
-		return nil, &problem{http.StatusTooManyRequests, tooMany, time.Second}
+		return nil, &problem{http.StatusTooManyRequests, busy, time.Second}
 	}
 	defer room.Leave()
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxQueryBody))
