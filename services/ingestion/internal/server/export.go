@@ -201,6 +201,9 @@ type eventRow struct {
 // Property implements where.Row.
 func (r *eventRow) Property(s where.Scope, name string) where.Value {
 	if s == where.User {
+		if (name == "distinct_id" || name == "$distinct_id") && r.distinctID != "" { // as in a query of profiles
+			return where.Text(r.distinctID)
+		}
 		return r.lookup(&r.user, r.profile, name)
 	}
 	switch name {
