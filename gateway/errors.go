@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc/codes"
@@ -21,11 +22,29 @@ import (
 // of the request never reaches a service, so it is here that it gets the details
 // that every other error has.
 func restError(ctx context.Context, mux *runtime.ServeMux, m runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
-	if s := status.Convert(err); s.Code() == codes.InvalidArgument && len(s.Details()) == 0 {
+	if b, ok := r.Body.(*watched); ok && b.err != nil {
+		err = unread(ctx, b.err)
+		if code, _ := bodyProblem(b.err); code == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "1")
+		}
+	} else if s := status.Convert(err); s.Code() == codes.InvalidArgument && len(s.Details()) == 0 {
 		method, _ := runtime.RPCMethod(ctx)
 		err = rpc.ToStatus(ctx, malformed(method, s.Message()))
 	}
 	runtime.DefaultHTTPErrorHandler(ctx, mux, m, w, r, err)
+}
+
+// unread is the error of a body that could not be read to its end.
+func unread(ctx context.Context, err error) error {
+	code, text := bodyProblem(err)
+	f := fault.New(fault.Invalid, "BODY_BROKE_OFF", "%s", text)
+	switch code {
+	case http.StatusServiceUnavailable:
+		f = fault.New(fault.Unavailable, "BODY_TIMEOUT", "%s", text).Retry(time.Second)
+	case http.StatusRequestEntityTooLarge:
+		f = fault.New(fault.TooLarge, "BODY_TOO_LARGE", "%s", text)
+	}
+	return &runtime.HTTPStatusError{HTTPStatus: code, Err: rpc.ToStatus(ctx, f)}
 }
 
 // routingError answers a path or a method that does not exist.

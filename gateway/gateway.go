@@ -31,7 +31,7 @@ type Config struct {
 	// MaxInFlightBytes bounds the bodies of these requests together, in bytes as
 	// sent; default 64 MiB, negative is no bound.
 	MaxInFlightBytes int64
-	// BodyTimeout bounds how long one of these bodies may take to arrive; default
+	// BodyTimeout bounds how long the body of any request may take to arrive; default
 	// one minute.
 	BodyTimeout time.Duration
 	// Read bounds what a project reads over Mixpanel's routes; no limits by default.
@@ -81,10 +81,10 @@ func New(ctx context.Context, cfg Config, conns Conns) (http.Handler, error) {
 	hook := &webhook{receiver: cohortsyncv1.NewReceiverServiceClient(conns.CohortSync), gate: gate, maxBody: cfg.MaxBodyBytes, bodyTimeout: cfg.BodyTimeout}
 	mux.Handle("POST /api/webhooks/mixpanel/{project}", hook)
 	mux.Handle("POST /api/webhooks/mixpanel/{project}/{$}", hook)
-	bounded := http.MaxBytesHandler(rest, cfg.MaxBodyBytes)
-	mux.Handle("/v1/", bounded)
-	mux.Handle("POST /v1/projects/{project}/cohorts/{cohort}", &uploader{rest: rest, cohorts: cohortsyncv1.NewCohortServiceClient(conns.CohortSync), next: bounded, pause: cfg.BodyTimeout})
-	return traced(mux), nil
+	v1 := bounded(rest, cfg.MaxBodyBytes)
+	mux.Handle("/v1/", v1)
+	mux.Handle("POST /v1/projects/{project}/cohorts/{cohort}", &uploader{rest: rest, cohorts: cohortsyncv1.NewCohortServiceClient(conns.CohortSync), next: v1, pause: cfg.BodyTimeout})
+	return cleaned(traced(bodies(unknownReadable(mux), cfg.BodyTimeout))), nil
 }
 
 func restMux(ctx context.Context, c Conns) (*runtime.ServeMux, error) {

@@ -6,8 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -47,7 +45,7 @@ func (h *ingestHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	room, ok := h.gate.Enter(0)
 	if !ok {
-		retry(w, http.StatusTooManyRequests, tooMany)
+		retry(w, http.StatusTooManyRequests, busy)
 		return
 	}
 	defer room.Leave()
@@ -83,18 +81,13 @@ func (h *ingestHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // takes little.
 func (h *ingestHandler) readBody(w http.ResponseWriter, r *http.Request, room *inflight.Ticket) ([]byte, bool) {
 	limit := h.cfg.MaxBodyBytes
-	tooLarge := func() ([]byte, bool) {
-		mixpanelError(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("request exceeds max limit of %d bytes", limit))
-		return nil, false
-	}
 	if r.ContentLength > limit {
-		return tooLarge()
+		mixpanelError(w, http.StatusRequestEntityTooLarge, tooLarge(limit))
+		return nil, false
 	}
 	if r.ContentLength == 0 {
 		return nil, true
 	}
-	// A sender that stalls may not hold its place for ever. Not every writer has deadlines; a server's has.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.cfg.BodyTimeout))
 	src := http.MaxBytesReader(w, r.Body, limit)
 	var body []byte
 	var err error
@@ -104,7 +97,7 @@ func (h *ingestHandler) readBody(w http.ResponseWriter, r *http.Request, room *i
 			size = min(size, r.ContentLength+1)
 		}
 		if !room.Grow(size - int64(cap(body))) {
-			retry(w, http.StatusTooManyRequests, tooMany)
+			retry(w, http.StatusTooManyRequests, busy)
 			return nil, false
 		}
 		body = append(make([]byte, 0, size), body...)
@@ -114,17 +107,14 @@ func (h *ingestHandler) readBody(w http.ResponseWriter, r *http.Request, room *i
 			body = body[:len(body)+n]
 		}
 	}
-	_, over := errors.AsType[*http.MaxBytesError](err)
-	switch {
-	case errors.Is(err, io.EOF):
-		_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // see above
+	if errors.Is(err, io.EOF) {
 		return body, true
-	case over:
-		return tooLarge()
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		retry(w, http.StatusServiceUnavailable, "the body did not arrive in time")
+	}
+	switch code, text := bodyProblem(err); code {
+	case http.StatusServiceUnavailable:
+		retry(w, code, text)
 	default:
-		mixpanelError(w, http.StatusBadRequest, "the request body broke off")
+		mixpanelError(w, code, text)
 	}
 	return nil, false
 }
@@ -133,7 +123,12 @@ func (h *ingestHandler) readBody(w http.ResponseWriter, r *http.Request, room *i
 // An ordinary compressed batch fits, so that it is not copied while it grows.
 const firstRead = 256 << 10
 
-const tooMany = "Project exceeded rate limits. Please retry the request with exponential backoff."
+const (
+	// tooMany is Mixpanel's text for a project that asks too often.
+	tooMany = "Project exceeded rate limits. Please retry the request with exponential backoff."
+	// busy is for what no project can help: all of them together are too many.
+	busy = "The server is busy with too many requests. Please retry the request with exponential backoff."
+)
 
 // retry answers that the sender should come back.
 func retry(w http.ResponseWriter, code int, text string) {
@@ -146,7 +141,7 @@ func retry(w http.ResponseWriter, code int, text string) {
 func ingestError(w http.ResponseWriter, err error) {
 	switch status.Code(err) {
 	case codes.ResourceExhausted:
-		retry(w, http.StatusTooManyRequests, tooMany)
+		retry(w, http.StatusTooManyRequests, busy)
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled:
 		retry(w, http.StatusServiceUnavailable, "ingestion is not available; retry")
 	default:

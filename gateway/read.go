@@ -34,7 +34,6 @@ type reader struct {
 	cohorts        cohortsyncv1.CohortServiceClient
 	data           ingestionv1.DataServiceClient
 	gate           *inflight.Gate
-	bodyTimeout    time.Duration
 	query, exports *limiter
 }
 
@@ -42,7 +41,7 @@ func readRoutes(mux *http.ServeMux, conns Conns, cfg *Config, gate *inflight.Gat
 	l := cfg.Read
 	d := &reader{
 		projects: registryv1.NewProjectServiceClient(conns.Registry), cohorts: cohortsyncv1.NewCohortServiceClient(conns.CohortSync), data: ingestionv1.NewDataServiceClient(conns.Ingestion),
-		gate: gate, bodyTimeout: cfg.BodyTimeout,
+		gate:  gate,
 		query: newLimiter(l.QueryPerHour, 0, l.QueryConcurrent), exports: newLimiter(l.ExportPerHour, l.ExportPerSecond, l.ExportConcurrent),
 	}
 	for path, serve := range map[string]http.Handler{
@@ -155,19 +154,17 @@ func (d *reader) params(w http.ResponseWriter, r *http.Request, methods []string
 	}
 	room, ok := d.gate.Enter(size)
 	if !ok {
-		return nil, &problem{http.StatusTooManyRequests, tooMany, time.Second}
+		return nil, &problem{http.StatusTooManyRequests, busy, time.Second}
 	}
 	defer room.Leave()
-	control := http.NewResponseController(w) // not every writer has deadlines; a server's has
-	_ = control.SetReadDeadline(time.Now().Add(d.bodyTimeout))
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxQueryBody))
 	if err != nil {
-		if _, over := err.(*http.MaxBytesError); over { //nolint:errorlint // it is not wrapped
-			return nil, &problem{code: http.StatusRequestEntityTooLarge, text: fmt.Sprintf("request exceeds max limit of %d bytes", maxQueryBody)}
+		p := &problem{}
+		if p.code, p.text = bodyProblem(err); p.code == http.StatusServiceUnavailable {
+			p.wait = time.Second
 		}
-		return nil, bad("the request body broke off")
+		return nil, p
 	}
-	_ = control.SetReadDeadline(time.Time{}) // see above
 	form, err := url.ParseQuery(string(body))
 	if err != nil {
 		return nil, bad("the form is not URL-encoded")

@@ -23,6 +23,11 @@ func validateRoute(mux *http.ServeMux, client ingestionv1.IngestionServiceClient
 			Secret string `json:"api_secret"`
 		}
 		if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxCredentialBytes)).Decode(&in); err != nil {
+			if code, text := bodyProblem(err); code == http.StatusServiceUnavailable {
+				w.Header().Set("Retry-After", "1")
+				appAnswer(w, code, text)
+				return
+			}
 			appAnswer(w, http.StatusBadRequest, "the body must be a JSON object with project_token and api_secret")
 			return
 		}

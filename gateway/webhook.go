@@ -76,7 +76,7 @@ func (h *webhook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	room, ok := h.gate.Enter(0)
 	if !ok {
 		w.Header().Set("Retry-After", "1")
-		webhookAnswer(w, "", http.StatusTooManyRequests, tooMany)
+		webhookAnswer(w, "", http.StatusTooManyRequests, busy)
 		return
 	}
 	defer room.Leave()
@@ -111,7 +111,7 @@ func (h *webhook) read(w http.ResponseWriter, r *http.Request, room *inflight.Ti
 	}
 	if !room.Grow(min(h.maxBody, max(r.ContentLength, 1<<20))) {
 		w.Header().Set("Retry-After", "1")
-		return http.StatusTooManyRequests, tooMany
+		return http.StatusTooManyRequests, busy
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.bodyTimeout)) // not every writer has deadlines; a server's has
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.maxBody))

@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
@@ -106,6 +107,9 @@ func (c *Client) Usage() ingestionv1.UsageServiceClient {
 func (c *Client) Projects() registryv1.ProjectServiceClient {
 	return registryv1.NewProjectServiceClient(c.conn)
 }
+
+// Health is the health service.
+func (c *Client) Health() healthv1.HealthClient { return healthv1.NewHealthClient(c.conn) }
 
 // Connectors is the ConnectorService.
 func (c *Client) Connectors() registryv1.ConnectorServiceClient {

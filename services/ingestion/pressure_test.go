@@ -27,8 +27,12 @@ func (r *held) Authenticate(ctx context.Context, c ingestion.Credential) (*inges
 	return r.Registry.Authenticate(ctx, c)
 }
 
-func wantBusy(t *testing.T, what string, r *ingestionv1.IngestRawResponse) {
+// wantBusy wants a 429 that says who is at the limit.
+func wantBusy(t *testing.T, what, who string, r *ingestionv1.IngestRawResponse) {
 	t.Helper()
+	if !strings.Contains(string(r.GetBody()), who) {
+		t.Errorf("%s: answered %s, which does not say %q", what, r.GetBody(), who)
+	}
 	if r.GetStatus() != 429 || r.GetHeaders()["Retry-After"] == "" || !strings.HasPrefix(string(r.GetBody()), `{"code":429,"error":"`) || !strings.HasSuffix(string(r.GetBody()), `"status":"Too Many Requests"}`) {
 		t.Errorf("%s: answered %d %v %s, want 429 in the form of /import", what, r.GetStatus(), r.GetHeaders(), r.GetBody())
 	}
@@ -95,7 +99,7 @@ func TestMoreWorkThanFitsIsRefusedAndTakenWhenThereIsRoom(t *testing.T) {
 					t.Errorf("what fits beside it answered %d %s", r.GetStatus(), r.GetBody())
 				}
 			}
-			wantBusy(t, "what does not fit", send(c.tight))
+			wantBusy(t, "what does not fit", "server is busy", send(c.tight))
 			_, err = in.ImportEvents(context.Background(), &ingestionv1.ImportEventsRequest{Parent: "projects/1", Events: []*ingestionv1.Event{typed(strings.Repeat("E", 60_000), start, "u", "i")}})
 			if f := fault.As(err); f == nil || f.Code != fault.Exhausted || f.RetryAfter <= 0 {
 				t.Errorf("a typed import answered %v", err)
@@ -139,7 +143,7 @@ func TestAProjectsRateIsARollingMinute(t *testing.T) {
 	}
 	after := func(t *testing.T, r *ingestionv1.IngestRawResponse, seconds string) {
 		t.Helper()
-		wantBusy(t, "over the rate", r)
+		wantBusy(t, "over the rate", "Project exceeded rate limits", r)
 		if got := r.GetHeaders()["Retry-After"]; got != seconds {
 			t.Errorf("come back after %s s, want %s", got, seconds)
 		}
@@ -185,10 +189,38 @@ func TestAProjectsRateIsARollingMinute(t *testing.T) {
 		}
 		good(t, send(h, batch(10, "tok-2")))
 	})
-	t.Run("a batch above the limit is taken when the minute is empty", func(t *testing.T) {
-		h := open(t, 10, 0)
-		good(t, send(h, batch(50, "tok-1")))
-		after(t, send(h, batch(1, "tok-1")), "60")
+	t.Run("a batch that can never fit is told the limit", func(t *testing.T) {
+		tooLarge := func(t *testing.T, r *ingestionv1.IngestRawResponse, limit string) {
+			t.Helper()
+			want := fmt.Sprintf(`{"code":413,"error":"request exceeds the project's limit of %s a minute","status":"Request Entity Too Large"}`, limit)
+			if r.GetStatus() != 413 || string(r.GetBody()) != want || r.GetHeaders()["Retry-After"] != "" {
+				t.Errorf("answered %d %v %s, want %s", r.GetStatus(), r.GetHeaders(), r.GetBody(), want)
+			}
+		}
+		h := open(t, 100, 0)
+		tooLarge(t, send(h, batch(101, "tok-1")), "100 events")
+		tooLarge(t, imp(h, "strict=1", batch(150, "tok-1")), "100 events")
+		tooLarge(t, imp(h, "verbose=1", batch(150, "tok-1")), "100 events")
+		tooLarge(t, send(h, batch(202, "tok-2", "tok-1")), "100 events")
+		var typedEvents []*ingestionv1.Event
+		for i := range 101 {
+			typedEvents = append(typedEvents, typed("E", start, "u", fmt.Sprint(i)))
+		}
+		_, err := h.in.ImportEvents(context.Background(), &ingestionv1.ImportEventsRequest{Parent: "projects/1", Events: typedEvents})
+		if err == nil || !strings.Contains(err.Error(), "the project's limit of 100 events a minute") {
+			t.Errorf("a typed import answered %v", err)
+		}
+		if n := len(h.export(1)) + len(h.export(2)); n != 0 {
+			t.Errorf("%d events stored", n)
+		}
+		good(t, send(h, batch(100, "tok-1"))) // nothing of it was counted
+		tooLarge(t, send(h, batch(101, "tok-1")), "100 events")
+		after(t, send(h, batch(100, "tok-1")), "60")
+
+		body := batch(50, "tok-1")
+		h = open(t, 0, int64(len(body))-1)
+		tooLarge(t, imp(h, "strict=0", body), fmt.Sprint(len(body)-1, " bytes"))
+		good(t, imp(h, "strict=0", batch(40, "tok-1")))
 	})
 	t.Run("profiles and strangers do not count", func(t *testing.T) {
 		h := open(t, 1, 0)

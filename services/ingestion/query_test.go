@@ -161,12 +161,18 @@ func TestPagesOfAQueryHoldEachUserOnceWhateverHappensMeanwhile(t *testing.T) {
 	}
 }
 
+// merge says in an ORIGINAL project that two ids are one user's.
+func (h *harness) merge(a, b string) {
+	h.t.Helper()
+	body := form("data", string(toJSON(h.t, props{"event": "$merge", "properties": props{"$distinct_ids": []string{a, b}}})))
+	h.raw(&ingestionv1.IngestRawRequest{Endpoint: imports, ContentType: "application/x-www-form-urlencoded", Authorization: basic("secret-2", ""), Body: body})
+}
+
 func TestAUserMergedAwayKeepsItsPlaceOnThePage(t *testing.T) {
 	h := newHarness(t)
 	h.engage(2, set("a", props{"x": 1}), set("b", props{"x": 2}))
 	first := h.query(&ingestionv1.QueryProfilesRequest{Parent: "projects/2", PageSize: 2})
-	body := form("data", string(toJSON(t, props{"event": "$merge", "properties": props{"$distinct_ids": []string{"a", "b"}}})))
-	h.raw(&ingestionv1.IngestRawRequest{Endpoint: ingestionv1.IngestRawRequest_ENDPOINT_IMPORT, ContentType: "application/x-www-form-urlencoded", Authorization: basic("secret-2", ""), Body: body})
+	h.merge("a", "b")
 	again := h.query(&ingestionv1.QueryProfilesRequest{Parent: "projects/2", SessionId: first.GetSessionId()})
 	if strings.Join(again.ids, " ") != "a b" || len(again.props[0])*len(again.props[1]) != 0 {
 		t.Errorf("after the merge: %v %v", again.ids, again.props)
@@ -180,6 +186,67 @@ func TestAUserMergedAwayKeepsItsPlaceOnThePage(t *testing.T) {
 		now := h.query(&ingestionv1.QueryProfilesRequest{Parent: "projects/2", DistinctIds: ids})
 		if now.GetTotal() != 1 || strings.Join(now.ids, " ") != user.GetCanonicalId() {
 			t.Errorf("a new query for %v has %v, want %s alone", ids, now.ids, user.GetCanonicalId())
+		}
+	}
+}
+
+func TestAQueryAnswersTheCanonicalID(t *testing.T) {
+	h := newHarness(t)
+	h.importStrict(2, ev("E", start, "b", "e1", nil), ev("E", start, "a", "e2", nil), ev("E", start, "other", "e3", nil))
+	h.engage(2, set("a", props{"x": 1}), set("b", props{"y": 2}), set("other", props{"x": 1}))
+	h.merge("b", "a")
+	// The id that the merge names first stays, in events and in profiles, whichever is asked for.
+	owners := h.owners(2)
+	if owners["e1"] != "b" || owners["e2"] != "b" {
+		t.Fatalf("the events are of %v", owners)
+	}
+	for what, req := range map[string]*ingestionv1.QueryProfilesRequest{
+		"all":                   {},
+		"by the id that stayed": {DistinctIds: []string{"b"}},
+		"by the other id":       {DistinctIds: []string{"a"}},
+		"by both":               {DistinctIds: []string{"a", "b"}},
+		"by expression":         {Where: `user["$distinct_id"] == "b"`},
+		"by a property":         {Where: `properties["y"] == 2`},
+	} {
+		req.Parent = "projects/2"
+		got := h.query(req)
+		want := "b"
+		if what == "all" {
+			want = "b other"
+		}
+		if strings.Join(got.ids, " ") != want || got.props[0]["x"] != 1.0 || got.props[0]["y"] != 2.0 {
+			t.Errorf("%s: %v %v, want %s", what, got.ids, got.props, want)
+		}
+	}
+}
+
+func TestAnIDMeansTheSameInExpressionsOfExportsAndOfQueries(t *testing.T) {
+	h := newHarness(t)
+	h.importStrict(2, ev("E", start, "b", "b1", nil), ev("E", start, "a", "a1", nil), ev("E", start, "other", "o1", nil), ev("E", start, "bare", "n1", nil), ev("E", start, "", "nobody", props{"distinct_id": ""}))
+	h.engage(2, set("a", props{"x": 1}), set("b", props{"x": 2}), set("other", props{"x": 1}))
+	h.merge("b", "a")
+	for src, want := range map[string][2]string{
+		`%s["%sdistinct_id"] == "b"`:                 {"a1 b1", "b"},
+		`%s["%sdistinct_id"] == "other"`:             {"o1", "other"},
+		`%s["%sdistinct_id"] == "a"`:                 {"", ""}, // it is b now
+		`%s["%sdistinct_id"] in ["b", "other"]`:      {"a1 b1 o1", "b other"},
+		`"th" in %s["%sdistinct_id"]`:                {"o1", "other"},
+		`%s["%sdistinct_id"] == "bare"`:              {"n1", ""}, // who has no profile is in no query
+		`defined(%[1]s["%[2]sdistinct_id"]) == true`: {"a1 b1 n1 o1", "b other"},
+	} {
+		for _, scope := range []string{"user", "properties"} {
+			for _, dollar := range []string{"", "$"} {
+				where := fmt.Sprintf(src, scope, dollar)
+				events, err := h.exportWhere(&ingestionv1.ExportEventsRequest{Parent: "projects/2", FromDate: "2026-03-30", ToDate: "2026-04-01", Events: []string{"E"}, Where: where})
+				slices.Sort(events)
+				events = slices.DeleteFunc(events, func(id string) bool { return scope == "properties" && id == "nobody" }) // its id is "", which is defined
+				if got := strings.Join(events, " "); err != nil || got != want[0] {
+					t.Errorf("%s exports %q, %v; want %q", where, got, err, want[0])
+				}
+				if got := strings.Join(h.query(&ingestionv1.QueryProfilesRequest{Parent: "projects/2", Where: where}).ids, " "); got != want[1] {
+					t.Errorf("%s selects the profiles %q, want %q", where, got, want[1])
+				}
+			}
 		}
 	}
 }

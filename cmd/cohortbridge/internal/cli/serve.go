@@ -46,7 +46,7 @@ func httpFlags(f *pflag.FlagSet, d *roles.Config) {
 	f.String("http-addr", d.HTTPAddr, "where REST and Mixpanel's routes are served; port 0 takes a free one")
 	f.String("tls-cert", "", "PEM file; serves HTTPS instead of HTTP")
 	f.String("tls-key", "", "PEM file of the certificate's key")
-	f.Duration("body-timeout", d.BodyTimeout, "how long a body on Mixpanel's routes may take to arrive")
+	f.Duration("body-timeout", d.BodyTimeout, "how long the body of a request may take to arrive")
 	f.Int("query-per-hour", d.QueryPerHour, "queries of one project over Mixpanel's routes in a rolling hour; 0 for no limit")
 	f.Int("query-concurrent", d.QueryConcurrent, "such queries of one project at one time; 0 for no limit")
 	f.Int("export-per-hour", d.ExportPerHour, "raw exports of one project in a rolling hour; 0 for no limit")

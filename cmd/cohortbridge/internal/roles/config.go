@@ -51,7 +51,7 @@ type Config struct {
 	MaxBodyBytes int64 `koanf:"max_body_bytes"`
 	// MaxDecompressedBytes bounds the body of an event sender after decompression.
 	MaxDecompressedBytes int64 `koanf:"max_decompressed_bytes"`
-	// BodyTimeout bounds how long a body on Mixpanel's routes may take to arrive.
+	// BodyTimeout bounds how long the body of a request may take to arrive.
 	BodyTimeout time.Duration `koanf:"body_timeout"`
 	// QueueDepth is how many events may wait to be stored.
 	QueueDepth int `koanf:"queue_depth"`

@@ -45,6 +45,8 @@ func serveGRPC(g *lifecycle.Group, srv *grpc.Server, listeners ...net.Listener) 
 		g.Go("grpc", func() error { return srv.Serve(l) })
 	}
 	g.OnStop("grpc", func(ctx context.Context) error {
+		ctx, cancel := half(ctx)
+		defer cancel()
 		hs.Shutdown()
 		done := make(chan struct{})
 		go func() { srv.GracefulStop(); close(done) }()
@@ -56,6 +58,16 @@ func serveGRPC(g *lifecycle.Group, srv *grpc.Server, listeners ...net.Listener) 
 		}
 		return nil
 	})
+}
+
+// half is a context that ends when half of the time that ctx has left is over: what
+// stops first may be held up by others, and those behind it need time as well.
+func half(ctx context.Context) (context.Context, context.CancelFunc) {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return context.WithCancel(ctx)
+	}
+	return context.WithTimeout(ctx, time.Until(end)/2)
 }
 
 func serveHTTP(ctx context.Context, g *lifecycle.Group, name string, l net.Listener, h http.Handler, certFile, keyFile string) error {
@@ -85,7 +97,10 @@ func serveHTTP(ctx context.Context, g *lifecycle.Group, name string, l net.Liste
 		return err
 	})
 	g.OnStop(name, func(ctx context.Context) error {
-		// Streams (a watched run) would hold the drain up: they end after half of it.
+		ctx, end := half(ctx)
+		defer end()
+		// Streams (a watched run) and bodies that stall would hold the drain up: they end
+		// after half of it.
 		t := time.AfterFunc(lifecycle.DrainTimeout/4, cancel)
 		defer t.Stop()
 		defer cancel()

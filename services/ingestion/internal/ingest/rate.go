@@ -45,8 +45,7 @@ type load struct {
 }
 
 // take counts the loads, all or none. wait is how long none of them is welcome, 0
-// when they were counted. What exceeds the limit by itself is taken when the
-// minute is empty, so that it is not refused for ever.
+// when they were counted.
 func (r *Rate) take(loads []load) (wait time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -73,6 +72,21 @@ func (r *Rate) take(loads []load) (wait time.Duration) {
 	return 0
 }
 
+// fits is an error when one of the loads is more than a whole minute takes: to come
+// back later would not help.
+func (r *Rate) fits(loads []load) error {
+	for _, l := range loads {
+		limit, unit := r.events, "events"
+		if r.events <= 0 || l.events <= r.events {
+			if limit, unit = r.bytes, "bytes"; r.bytes <= 0 || l.bytes <= r.bytes {
+				continue
+			}
+		}
+		return fault.New(fault.TooLarge, "ABOVE_PROJECT_RATE", "request exceeds the project's limit of %d %s a minute", limit, unit)
+	}
+	return nil
+}
+
 // wait is how long it takes until events and bytes fit.
 func (w *window) wait(now, events, maxEvents, size, maxBytes int64) time.Duration {
 	var e, b int64
@@ -83,7 +97,7 @@ func (w *window) wait(now, events, maxEvents, size, maxBytes int64) time.Duratio
 		}
 	}
 	over := func() bool {
-		return maxEvents > 0 && e > 0 && e+events > maxEvents || maxBytes > 0 && b > 0 && b+size > maxBytes
+		return maxEvents > 0 && e+events > maxEvents || maxBytes > 0 && b+size > maxBytes
 	}
 	if !over() {
 		return 0
@@ -113,8 +127,11 @@ func (in *Ingester) within(ctx context.Context, sc *scratch, proj *project.Proje
 	} else {
 		loads = in.loads(ctx, sc)
 	}
+	if err := in.Rate.fits(loads); err != nil {
+		return err
+	}
 	if wait := in.Rate.take(loads); wait > 0 {
-		return fault.New(fault.Exhausted, "PROJECT_RATE", "the project exceeds its rate; retry with exponential backoff").Retry(wait)
+		return fault.New(fault.Exhausted, "PROJECT_RATE", "Project exceeded rate limits. Please retry the request with exponential backoff.").Retry(wait)
 	}
 	return nil
 }

@@ -101,7 +101,7 @@ func (in *Ingester) Raw(ctx context.Context, r *wire.Request) *wire.Response {
 	return resp
 }
 
-var errBusy = fault.New(fault.Exhausted, "TOO_MANY_REQUESTS", "too many requests are being worked on; retry with exponential backoff").Retry(time.Second)
+var errBusy = fault.New(fault.Exhausted, "TOO_MANY_REQUESTS", "The server is busy with too many requests. Please retry the request with exponential backoff.").Retry(time.Second)
 
 func (in *Ingester) admitted(ctx context.Context, r *wire.Request, params *wire.Params) (*wire.Response, error) {
 	room, ok := in.Gate.Enter(int64(len(r.Body)))
@@ -156,10 +156,12 @@ func (in *Ingester) refuse(ctx context.Context, e wire.Endpoint, p *wire.Params,
 		return wire.Refused(e, p, &wire.Refusal{Status: http.StatusUnauthorized, Text: f.Public})
 	case fault.Invalid:
 		return wire.Refused(e, p, &wire.Refusal{Status: http.StatusBadRequest, Text: f.Public})
+	case fault.TooLarge:
+		return wire.Refused(e, p, &wire.Refusal{Status: http.StatusRequestEntityTooLarge, Text: f.Public})
 	case fault.Exhausted:
-		return wire.Busy(http.StatusTooManyRequests, int(f.RetryAfter/time.Second))
+		return wire.Busy(http.StatusTooManyRequests, f.Public, int(f.RetryAfter/time.Second))
 	case fault.Unavailable:
-		return wire.Busy(http.StatusServiceUnavailable, int(f.RetryAfter/time.Second))
+		return wire.Busy(http.StatusServiceUnavailable, "temporarily unavailable: retry with exponential backoff", int(f.RetryAfter/time.Second))
 	default:
 		slog.ErrorContext(ctx, "ingest failed", "endpoint", e.String(), "error", err)
 		return wire.Refused(e, p, &wire.Refusal{Status: http.StatusInternalServerError, Text: "internal error"})

@@ -72,11 +72,7 @@ func Refused(e Endpoint, p *Params, r *Refusal) *Response {
 }
 
 // Busy answers that the server can't take the request now and when to come back.
-func Busy(status, seconds int) *Response {
-	text := "too many requests: retry with exponential backoff"
-	if status != http.StatusTooManyRequests {
-		text = "temporarily unavailable: retry with exponential backoff"
-	}
+func Busy(status int, text string, seconds int) *Response {
 	return &Response{
 		Status: status, ContentType: jsonType, Headers: map[string]string{"Retry-After": fmt.Sprint(max(1, seconds))},
 		Body: encode(map[string]any{"code": status, "error": text, "status": http.StatusText(status)}),
