@@ -20,6 +20,14 @@ func (h *harness) verdicts(projectID int64) map[string]string {
 	return out
 }
 
+// otherCase is a text in capital letters, one that is already in small ones.
+func otherCase(s string) string {
+	if up := strings.ToUpper(s); up != s {
+		return up
+	}
+	return strings.ToLower(s)
+}
+
 // The partners' lists as Mixpanel's partner pages have them.
 func TestEachPartnersExemptEventsMakeNoMonthlyUser(t *testing.T) {
 	for partner, names := range map[string]string{
@@ -52,13 +60,16 @@ func TestEachPartnersExemptEventsMakeNoMonthlyUser(t *testing.T) {
 					"unmarked":          {name, nil, false},
 					"of another":        {name, props{marker: "our own tool"}, false},
 					"by another marker": {name, props{wrong: partner}, false},
-					"by another case":   {strings.ToUpper(name) + "!", props{marker: partner}, false},
+					"by another case":   {otherCase(name), props{marker: partner}, false},
 				} {
+					if kind == "by another case" && c.name == name {
+						continue // a name without letters has one case
+					}
 					id := fmt.Sprintf("%d-%s", i, strings.ReplaceAll(kind, " ", "-"))
 					want[id] = "qualifying"
 					switch {
 					case name == "$campaign_delivery" || name == "$campaign_received": // on the general list too
-						if !strings.HasSuffix(c.name, "!") {
+						if c.name == name {
 							want[id] = "exempt:general"
 						}
 					case c.exempt:
