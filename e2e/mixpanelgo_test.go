@@ -30,23 +30,6 @@ func goClientAs(c *harness.Client, options ...mixpanel.Options) *mixpanel.ApiCli
 	return mixpanel.NewApiClient(c.Creds.ProjectToken, append(options, mixpanel.ProxyApiLocation(c.Base), mixpanel.ProxyDataLocation(c.Base))...)
 }
 
-// TestEveryMethodOfMixpanelGoIsDriven fails when a new version of the client has a
-// method that no test here calls.
-func TestEveryMethodOfMixpanelGoIsDriven(t *testing.T) {
-	var have []string
-	for _, m := range slices.Collect(reflect.TypeFor[*mixpanel.ApiClient]().Methods()) {
-		have = append(have, m.Name)
-	}
-	want := []string{
-		"Alias", "Export", "GroupDelete", "GroupDeleteProperty", "GroupRemoveListProperty", "GroupSet", "GroupSetOnce", "GroupUnionListProperty", "Import", "Merge",
-		"NewEvent", "NewEventFromJson", "PeopleAppendListProperty", "PeopleDeleteProfile", "PeopleDeleteProperty", "PeopleIncrement", "PeopleRemoveListProperty",
-		"PeopleSet", "PeopleSetOnce", "PeopleUnionProperty", "Track",
-	}
-	if !slices.Equal(have, want) {
-		t.Errorf("the client has %v, the tests drive %v", have, want)
-	}
-}
-
 func TestMixpanelGoTracksAndImportsAndReadsItBack(t *testing.T) {
 	c := harness.Standalone(t, t.TempDir()).Client(t)
 	mp := goClient(t, c)

@@ -10,8 +10,6 @@ import (
 	"math"
 	"net/http"
 	"net/url"
-	"os"
-	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -374,49 +372,5 @@ func TestReadingNeedsARoleAndASessionIsItsCallersOwn(t *testing.T) {
 		if status, _, body := (&utils{t, c.Base, other.Creds.ProjectSecret, "", c.Creds.ProjectID}).get(path, params, false); status != 403 {
 			t.Errorf("another project's secret reads %s: %d %s", path, status, body)
 		}
-	}
-}
-
-func TestReadsAreLimitedAsMixpanelsAreUnlessToldOtherwise(t *testing.T) {
-	dir := t.TempDir()
-	harness.Start(t, "standalone", "--dev", "--data-dir", dir, "--http-addr", "127.0.0.1:0", "--grpc-addr", "127.0.0.1:0")
-	b, err := os.ReadFile(filepath.Join(dir, "dev-credentials.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var creds harness.Credentials
-	if err := json.Unmarshal(b, &creds); err != nil {
-		t.Fatal(err)
-	}
-	harness.Secret("project secret", creds.ProjectSecret)
-	harness.Secret("service secret", creds.ServiceSecret)
-	u := utilsOf(t, harness.Connect(t, creds))
-	refused := func(status int, head http.Header, body []byte) {
-		t.Helper()
-		var e struct{ Error, Status string }
-		after, err := strconv.Atoi(head.Get("Retry-After"))
-		if json.Unmarshal(body, &e) != nil || status != 429 || e.Status != "error" || e.Error == "" || err != nil || after < 1 || after > 3600 {
-			t.Errorf("over the limit: HTTP %d %v %s", status, head, body)
-		}
-	}
-	for i := range 60 {
-		if status, _, body := u.get([]string{"engage", "cohorts/list"}[i%2], nil, false); status != 200 {
-			t.Fatalf("query %d: %d %s", i, status, body)
-		}
-	}
-	refused(u.get("engage", nil, false))
-	days := url.Values{"from_date": {"2026-11-01"}, "to_date": {"2026-11-02"}}
-	began := time.Now()
-	answers := map[int]int{}
-	for range 4 {
-		status, head, body := u.get("export", days, false)
-		if answers[status]++; status != 200 {
-			refused(status, head, body)
-		} else if len(body) != 0 {
-			t.Errorf("nothing exported is %q", body)
-		}
-	}
-	if time.Since(began) < time.Second && (answers[200] != 3 || answers[429] != 1) {
-		t.Errorf("four exports in a second: %v", answers)
 	}
 }

@@ -20,15 +20,15 @@ func (h *harness) verdicts(projectID int64) map[string]string {
 	return out
 }
 
-// The partners' lists as Mixpanel's partner pages have them.
-// otherCase is a name that differs in the case of its letters alone.
-func otherCase(name string) string {
-	if up := strings.ToUpper(name); up != name {
+// otherCase is a text in capital letters, one that is already in small ones.
+func otherCase(s string) string {
+	if up := strings.ToUpper(s); up != s {
 		return up
 	}
-	return strings.ToLower(name)
+	return strings.ToLower(s)
 }
 
+// The partners' lists as Mixpanel's partner pages have them.
 func TestEachPartnersExemptEventsMakeNoMonthlyUser(t *testing.T) {
 	for partner, names := range map[string]string{
 		"airship":    "Airship Email Bounce|Airship Email Delay|Airship Email Delivery|Airship In-App Message Display|Airship Rich Delivery|Airship Send|Airship Send Rejected|Airship Unsubscribe|Airship SMS Delivered|Airship Email Injection",
@@ -62,6 +62,9 @@ func TestEachPartnersExemptEventsMakeNoMonthlyUser(t *testing.T) {
 					"by another marker": {name, props{wrong: partner}, false},
 					"by another case":   {otherCase(name), props{marker: partner}, false},
 				} {
+					if kind == "by another case" && c.name == name {
+						continue // a name without letters has one case
+					}
 					id := fmt.Sprintf("%d-%s", i, strings.ReplaceAll(kind, " ", "-"))
 					want[id] = "qualifying"
 					switch {
