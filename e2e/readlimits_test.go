@@ -155,8 +155,17 @@ func TestReadsAreLimitedAsMixpanelsAreUnlessToldOtherwise(t *testing.T) {
 					t.Fatal("not all that may are let in")
 				}
 			}
-			if status, after := u.read(c.paths[0]); status != 429 || after != 1 {
-				t.Errorf("one more: %d, come back after %d s", status, after)
+			refused := make(chan struct{})
+			reads.Go(func() {
+				defer close(refused)
+				if status, after := u.read(c.paths[0]); status != 429 || after != 1 {
+					t.Errorf("one more: %d, come back after %d s", status, after)
+				}
+			})
+			select {
+			case <-refused:
+			case <-b.entered:
+				t.Error("one more is let in")
 			}
 			close(b.shut)
 			reads.Wait()
