@@ -53,7 +53,7 @@ func Default() Config {
 		MaxBodyBytes: 10 << 20, MaxDecompressedBytes: 10 << 20,
 		GroupWait: 5 * time.Millisecond, MaxGroup: 20_000, QueueDepth: 100_000,
 		MaxConcurrent: 1024, MaxInFlightBytes: 64 << 20,
-		IdentityCache: 1_500_000, HashBudget: 2_000_000, WarehouseMemoryMB: 144, FeedInterval: time.Second, ProjectTTL: 10 * time.Second,
+		IdentityCache: 1_500_000, HashBudget: 3_000_000, WarehouseMemoryMB: 160, FeedInterval: time.Second, ProjectTTL: 10 * time.Second,
 	}
 }
 
