@@ -78,7 +78,7 @@ func New(ctx context.Context, cfg Config, conns Conns) (http.Handler, error) {
 	mixpanelRoutes(mux, ingest, &cfg, gate)
 	validateRoute(mux, ingest)
 	readRoutes(mux, conns, &cfg, gate)
-	hook := &webhook{receiver: cohortsyncv1.NewReceiverServiceClient(conns.CohortSync), gate: gate, maxBody: cfg.MaxBodyBytes, bodyTimeout: cfg.BodyTimeout}
+	hook := &webhook{receiver: cohortsyncv1.NewReceiverServiceClient(conns.CohortSync), gate: gate, maxBody: cfg.MaxBodyBytes}
 	mux.Handle("POST /api/webhooks/mixpanel/{project}", hook)
 	mux.Handle("POST /api/webhooks/mixpanel/{project}/{$}", hook)
 	v1 := bounded(rest, cfg.MaxBodyBytes)

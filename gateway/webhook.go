@@ -5,9 +5,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"os"
 	"strconv"
-	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc/codes"
@@ -22,10 +20,9 @@ import (
 // (https://docs.mixpanel.com/docs/cohort-sync/webhooks). Mixpanel pauses a webhook on
 // 400, 401, 403 and 404, and tries again on 429 and 5xx, so each status says which.
 type webhook struct {
-	receiver    cohortsyncv1.ReceiverServiceClient
-	gate        *inflight.Gate
-	maxBody     int64
-	bodyTimeout time.Duration
+	receiver cohortsyncv1.ReceiverServiceClient
+	gate     *inflight.Gate
+	maxBody  int64
 }
 
 // cohortMessage is a page as it comes.
@@ -113,17 +110,13 @@ func (h *webhook) read(w http.ResponseWriter, r *http.Request, room *inflight.Ti
 		w.Header().Set("Retry-After", "1")
 		return http.StatusTooManyRequests, busy
 	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(h.bodyTimeout)) // not every writer has deadlines; a server's has
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, h.maxBody))
-	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // see above
-	_, over := errors.AsType[*http.MaxBytesError](err)
 	switch {
-	case over:
-		return http.StatusRequestEntityTooLarge, "the body has more than " + strconv.FormatInt(h.maxBody, 10) + " bytes"
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		return http.StatusServiceUnavailable, "the body did not arrive in time"
 	case err != nil:
-		return http.StatusServiceUnavailable, "the body broke off"
+		if code, why = bodyProblem(err); code == http.StatusBadRequest {
+			code = http.StatusServiceUnavailable // broken off: the sender is to come back, not to pause
+		}
+		return code, why
 	case json.Unmarshal(b, m) != nil:
 		m.Action = ""
 		return http.StatusBadRequest, "the body is no message of Mixpanel's cohort webhook: want JSON with action and parameters"
