@@ -24,6 +24,7 @@ type run struct {
 	file   *os.File
 	fences []uint64 // each page's first hash
 	n      int
+	filter *filter // of at least the hashes of the file
 }
 
 // writeRun writes hashes, given in order by next until it returns false, to a file
@@ -66,8 +67,11 @@ func writeRun(dir string, next func() (uint64, bool, error)) (_ *run, err error)
 
 func (r *run) close() error { return r.file.Close() }
 
-// has looks h up: one page is read.
+// has looks h up: one page is read if the filter does not know better.
 func (r *run) has(h uint64) (bool, error) {
+	if !r.filter.mayHave(h) {
+		return false, nil
+	}
 	at, exact := slices.BinarySearch(r.fences, h)
 	if exact {
 		return true, nil
@@ -133,24 +137,23 @@ func merged(list []uint64, next func() (uint64, bool, error)) func() (uint64, bo
 	}
 }
 
-// filter is a blocked Bloom filter: each hash sets seven bits of one block of 64
-// bytes. At ten bits a hash about one new hash in a hundred seems to be there.
+// filter is a blocked Bloom filter: each hash sets five bits of one block of 64
+// bytes. When it is full, at eight bits a hash, about three new hashes in a hundred
+// seem to be there.
 type filter struct {
 	words []uint64 // outside of Go's heap
-	n     int
-	room  int
+	room  int      // how many hashes it is made for
 }
 
 const (
-	filterBits = 10
-	// filterRoom is how many hashes one filter is made for; a day has as many
-	// filters as it needs.
-	filterRoom = 8 << 20
+	filterBits  = 8
+	filterProbe = 5
 )
 
-func newFilter() (*filter, error) {
-	w, err := mapWords(filterRoom * filterBits / 64 / 8 * 8)
-	return &filter{words: w, room: filterRoom}, err
+// newFilter makes a filter for so many hashes.
+func newFilter(room int) (*filter, error) {
+	w, err := mapWords((room*filterBits/512 + 1) * 8)
+	return &filter{words: w, room: room}, err
 }
 
 // place is the block of a hash and the seed of its bits in it. The low bits choose
@@ -163,16 +166,15 @@ func (f *filter) place(h uint64) (block []uint64, seed uint64) {
 
 func (f *filter) add(h uint64) {
 	b, seed := f.place(h)
-	for range 7 {
+	for range filterProbe {
 		b[seed>>61] |= 1 << (seed >> 55 & 63)
 		seed *= 0xd6e8feb86659fd93
 	}
-	f.n++
 }
 
 func (f *filter) mayHave(h uint64) bool {
 	b, seed := f.place(h)
-	for range 7 {
+	for range filterProbe {
 		if b[seed>>61]&(1<<(seed>>55&63)) == 0 {
 			return false
 		}
@@ -183,23 +185,12 @@ func (f *filter) mayHave(h uint64) bool {
 
 // spilled is the part of a day's hashes that lies in files.
 type spilled struct {
-	dir     string
-	filters []*filter
-	runs    []*run
+	dir  string
+	runs []*run
 }
 
 // has reports whether h is in a file.
 func (s *spilled) has(h uint64) (bool, error) {
-	may := false
-	for _, f := range s.filters {
-		if f.mayHave(h) {
-			may = true
-			break
-		}
-	}
-	if !may {
-		return false, nil
-	}
 	for _, r := range s.runs {
 		if there, err := r.has(h); there || err != nil {
 			return there, err
@@ -208,9 +199,9 @@ func (s *spilled) has(h uint64) (bool, error) {
 	return false, nil
 }
 
-// growth is how many times its size of new hashes a file takes in before another
-// one is begun: few files, and no hash is written often.
-const growth = 4
+// growth is how many lists of new hashes go into one file before another one is
+// begun: few files, and no hash is written often.
+const growth = 5
 
 // take moves the members of a set to a file and frees the set. After an error it
 // has not.
@@ -218,7 +209,7 @@ func (s *spilled) take(set *hashSet) (err error) {
 	list := set.sorted()
 	next := merged(list, func() (uint64, bool, error) { return 0, false, nil })
 	var last *run
-	if k := len(s.runs) - 1; k >= 0 && s.runs[k].n < growth*len(list) {
+	if k := len(s.runs) - 1; k >= 0 && s.runs[k].n+len(list) <= s.runs[k].filter.room {
 		last = s.runs[k]
 		next = merged(list, last.reader())
 	}
@@ -226,23 +217,18 @@ func (s *spilled) take(set *hashSet) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, h := range list {
-		k := len(s.filters) - 1
-		if k < 0 || s.filters[k].n == s.filters[k].room {
-			f, err := newFilter()
-			if err != nil {
-				return errors.Join(err, r.close())
-			}
-			s.filters = append(s.filters, f)
-			k++
-		}
-		s.filters[k].add(h)
-	}
-	if last == nil {
-		s.runs = append(s.runs, r)
-	} else {
-		_ = last.close() // nothing of it is needed any more
+	if last != nil {
+		r.filter = last.filter
+		_ = last.close() // nothing else of it is needed any more
 		s.runs[len(s.runs)-1] = r
+	} else {
+		if r.filter, err = newFilter(growth * len(list)); err != nil {
+			return errors.Join(err, r.close())
+		}
+		s.runs = append(s.runs, r)
+	}
+	for _, h := range list {
+		r.filter.add(h)
 	}
 	set.free()
 	return nil
@@ -251,9 +237,7 @@ func (s *spilled) take(set *hashSet) (err error) {
 func (s *spilled) close() {
 	for _, r := range s.runs {
 		_ = r.close() // a deleted file
+		unmapWords(r.filter.words)
 	}
-	for _, f := range s.filters {
-		unmapWords(f.words)
-	}
-	s.runs, s.filters = nil, nil
+	s.runs = nil
 }
