@@ -63,7 +63,8 @@ SEEDS ?= 200
 FIRST ?= 0
 MODEL_TIMEOUT ?= 20m
 .PHONY: model
-model: ## Random histories against a model of ingestion: SEEDS=n from seed FIRST=k.
+model: ## Random histories against models of ingestion and of the sync engine: SEEDS=n from seed FIRST=k.
+	cd services/cohortsync && COHORTBRIDGE_MODEL_SEEDS=$(SEEDS) COHORTBRIDGE_MODEL_FIRST=$(FIRST) go test -count=1 -timeout $(MODEL_TIMEOUT) ./modeltest
 	cd services/ingestion && COHORTBRIDGE_MODEL_SEEDS=$(SEEDS) COHORTBRIDGE_MODEL_FIRST=$(FIRST) go test -count=1 -timeout $(MODEL_TIMEOUT) ./modeltest
 
 FUZZTIME ?= 60s

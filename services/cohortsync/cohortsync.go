@@ -106,7 +106,7 @@ func New(ctx context.Context, cfg Config, deps Deps) (_ *Service, err error) {
 		Policy: delivery.Policy{Tries: cfg.RetryTries, Budget: cfg.RetryBudget, Backoff: cfg.RetryBackoff, MaxBackoff: cfg.RetryMaxBackoff,
 			ThrottleBackoff: cfg.ThrottleBackoff, ThrottleBudget: cfg.ThrottleBudget},
 		Guard:      diff.Guard{MinMembers: cfg.GuardMinMembers, MaxRemovedShare: cfg.GuardMaxRemovedShare},
-		MaxMembers: cfg.MaxMembers, SnapshotLife: cfg.SnapshotLife, KeepRuns: cfg.KeepRuns, Concurrency: cfg.AccountConcurrency,
+		MaxMembers: cfg.MaxMembers, SnapshotLife: cfg.SnapshotLife, KeepRuns: cfg.KeepRuns, Concurrency: cfg.AccountConcurrency, MaxBatchUsers: cfg.MaxBatchUsers,
 		TempDir: temp, Now: cfg.Now, Log: deps.Log,
 	}, s.store, sharedUsers{users, cohort.NewShared(users, gather, cfg.Now)}, connectors)
 	s.queue, err = jobs.Open(ctx, jobs.Config{Path: filepath.Join(cfg.DataDir, "jobs.db"), Workers: cfg.Workers, Poll: cfg.Poll, Log: deps.Log}, s.work)

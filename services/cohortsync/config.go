@@ -20,6 +20,9 @@ type Config struct {
 	// AccountConcurrency lowers the calls in flight to one CleverTap account; 0
 	// means what CleverTap allows (15 uploads or partner pages, 3 others).
 	AccountConcurrency int `yaml:"account_concurrency"`
+	// MaxBatchUsers lowers the users in one call; 0 means what the channel allows
+	// (1,000, API segments 100).
+	MaxBatchUsers int `yaml:"max_batch_users"`
 	// CallTimeout bounds one call to CleverTap.
 	CallTimeout time.Duration `yaml:"call_timeout"`
 	// PartnerURL is where the partner channel's messages go when the connector has no URL of its own.
@@ -82,6 +85,7 @@ func (c Config) Validate() error {
 	need(c.Lease >= time.Second && c.Lease <= time.Minute, "lease: want 1s to 1m, not %s", c.Lease)
 	need(c.Workers >= 1 && c.Workers <= 1000, "workers: want 1 to 1000, not %d", c.Workers)
 	need(c.AccountConcurrency >= 0, "account_concurrency: can't be negative")
+	need(c.MaxBatchUsers >= 0, "max_batch_users: can't be negative")
 	need(c.CallTimeout > 0, "call_timeout: must be positive")
 	need(c.RetryTries >= 1, "retry_tries: want at least 1")
 	for name, d := range map[string]time.Duration{"retry_budget": c.RetryBudget, "retry_backoff": c.RetryBackoff, "retry_max_backoff": c.RetryMaxBackoff,

@@ -103,6 +103,15 @@ func (w *World) SetUser(no uint64, u User) {
 	w.changes = append(w.changes, no)
 }
 
+// Forget takes a user's profile away and notes the change; the user's id is still known.
+func (w *World) Forget(no uint64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.identified.Remove(no)
+	delete(w.users, no)
+	w.changes = append(w.changes, no)
+}
+
 // FailEvaluations makes evaluations end with what fail returns; nil means well.
 func (w *World) FailEvaluations(fail func() error) {
 	w.mu.Lock()

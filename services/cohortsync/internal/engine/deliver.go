@@ -23,7 +23,7 @@ func (x *execution) deliver() error {
 	if x.run.State != store.Delivering || x.interrupted() {
 		return nil // taken up again after the last batch, or stopped before the first
 	}
-	heads, err := x.store.BatchHeads(x.stop, x.run.ID)
+	heads, err := x.store.BatchHeads(x.write(), x.run.ID)
 	if err != nil {
 		return err
 	}

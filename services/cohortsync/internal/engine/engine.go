@@ -83,6 +83,8 @@ type Config struct {
 	KeepRuns int
 	// Concurrency, when positive, lowers the calls in flight to one account.
 	Concurrency int
+	// MaxBatchUsers, when positive, lowers the users in one call.
+	MaxBatchUsers int
 	// TempDir is where list files are spooled.
 	TempDir string
 	// Now is the clock.
@@ -177,6 +179,9 @@ const maxAttempts = 10
 // through, is left alone.
 func (e *Engine) Execute(ctx, hard context.Context, runID int64) error {
 	run, lease, res, err := e.store.TakeRun(ctx, runID, e.cfg.Holder, e.cfg.Now(), e.cfg.Lease)
+	if err != nil && ctx.Err() != nil {
+		return nil //nolint:nilerr // the process stops; the next one takes it up
+	}
 	if err != nil || res != store.Taken {
 		return err
 	}

@@ -109,10 +109,11 @@ func (x *execution) save(st store.RunState) error {
 func (x *execution) write() context.Context { return context.WithoutCancel(x.stop) }
 
 func (x *execution) execute() (err error) {
-	if x.sync, err = x.store.Sync(x.stop, x.run.ProjectID, x.run.SyncID); err != nil {
+	// A run that is to stop is ended in order, and for that has to be known.
+	if x.sync, err = x.store.Sync(x.write(), x.run.ProjectID, x.run.SyncID); err != nil {
 		return err
 	}
-	if x.cohort, err = x.store.Cohort(x.stop, x.run.ProjectID, x.sync.CohortID); err != nil {
+	if x.cohort, err = x.store.Cohort(x.write(), x.run.ProjectID, x.sync.CohortID); err != nil {
 		return err
 	}
 	sp := x.startSpan()

@@ -27,6 +27,9 @@ func (x *execution) plan(res *cohort.Result) (blocked string, err error) {
 	ctx, sp := tracer.Start(x.stop, "sync.plan")
 	defer sp.End()
 	traits := x.dest.Channel.Traits()
+	if n := x.cfg.MaxBatchUsers; n > 0 {
+		traits.MaxRecords = min(traits.MaxRecords, n)
+	}
 	// The ledger is that of a segment as long as nobody else writes to it.
 	writer, err := x.store.LastWriter(ctx, x.key)
 	if err != nil {
