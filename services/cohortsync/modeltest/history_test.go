@@ -176,6 +176,9 @@ func (m *model) ask(s *synced, full bool) *cohortsyncv1.Run {
 		return resp.GetRun()
 	}
 	resp, err := m.engine.syncs.RunSync(m.t.Context(), &cohortsyncv1.RunSyncRequest{Name: s.name, Full: full})
+	if status.Code(err) == codes.FailedPrecondition { // a scheduled run was refused meanwhile
+		return m.ask(s, full)
+	}
 	if err != nil {
 		m.t.Fatal(err)
 	}
